@@ -1,0 +1,87 @@
+"""From settings to who verifies what."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from service.auth.keys import FixedKey, Jwks, KeySource, public_key, secret_key
+from service.auth.publishers import Publishers, key_digests
+from service.auth.tokens import JwtUserVerifier, TokenPolicy, TokenVerifier
+from service.core.errors import InvalidInput
+from service.settings import Settings, SettingsError
+
+
+class Verifiers(NamedTuple):
+    """Of users and of publishers."""
+
+    users: JwtUserVerifier
+    publishers: Publishers
+
+
+def build_verifiers(settings: Settings) -> Verifiers:
+    """Make the verifiers.
+
+    Raises:
+        SettingsError: for none or several sources of keys, or one that cannot be used.
+    """
+    tokens = TokenVerifier(
+        _key_source(settings),
+        TokenPolicy(settings.jwt_audience, settings.jwt_issuer, settings.jwt_leeway),
+    )
+    try:
+        digests = key_digests(settings.api_keys)
+    except InvalidInput as error:
+        raise SettingsError([f"HERALD_API_KEYS has a bad value: {error}."]) from None
+    return Verifiers(JwtUserVerifier(tokens), Publishers(digests, tokens))
+
+
+def _key_source(settings: Settings) -> KeySource:
+    given = {
+        "HERALD_JWT_SECRET": settings.jwt_secret,
+        "HERALD_JWT_PUBLIC_KEY_FILE": settings.jwt_public_key_file,
+        "HERALD_JWT_JWKS_URL": settings.jwt_jwks_url,
+    }
+    names = [name for name, value in given.items() if value is not None]
+    if len(names) != 1:
+        one_of = ", ".join(given)
+        raise SettingsError(
+            [f"Set exactly one of {one_of}; set now: {', '.join(names) or 'none'}."]
+        )
+    algorithms = settings.jwt_algorithms
+    try:
+        if settings.jwt_secret is not None:
+            return FixedKey(secret_key(settings.jwt_secret, algorithms))
+        if settings.jwt_public_key_file is not None:
+            try:
+                pem = Path(settings.jwt_public_key_file).read_bytes()
+            except OSError:
+                raise InvalidInput("the file cannot be read") from None
+            return FixedKey(public_key(pem, algorithms))
+        assert settings.jwt_jwks_url is not None
+        return Jwks(settings.jwt_jwks_url, algorithms)
+    except InvalidInput as error:
+        raise SettingsError([f"{names[0]} cannot be used: {error}."]) from None
+
+
+def check_for_production(settings: Settings) -> None:
+    """What `herald serve` needs beyond valid settings.
+
+    Raises:
+        SettingsError: naming each that is missing.
+    """
+    problems: list[str] = []
+    if settings.redis_url is None:
+        problems.append("HERALD_REDIS_URL is not set: where is the engine?")
+    if not (settings.jwt_secret or settings.jwt_public_key_file or settings.jwt_jwks_url):
+        problems.append(
+            "None of HERALD_JWT_SECRET, HERALD_JWT_PUBLIC_KEY_FILE, HERALD_JWT_JWKS_URL is set: "
+            "how are users' tokens verified?"
+        )
+    if not settings.api_keys:
+        problems.append(
+            "HERALD_API_KEYS is not set: who may publish? "
+            "(For service tokens alone, set it to the digest of a key that nobody has.)"
+        )
+    if problems:
+        raise SettingsError(problems)

@@ -1,0 +1,211 @@
+"""One node: the parts put together. Starts and stops them in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import resource
+import secrets
+from pathlib import Path
+from typing import NamedTuple
+
+from service.app.credentials import build_verifiers
+from service.broker.broker import Broker
+from service.broker.endpoint import parse_engine_url
+from service.broker.event_log import LogPolicy
+from service.core.errors import InvalidInput
+from service.edge.api import build_api, nothing_here, with_fast_publishing, with_websocket
+from service.edge.asgi import App
+from service.edge.handshake import Handshake
+from service.edge.history import History
+from service.edge.origins import parse_origins
+from service.edge.publishing import Publishing, PublishLimits
+from service.hub.clients import Clients
+from service.hub.hub import Hub
+from service.hub.policy import HubPolicy
+from service.settings import Settings, SettingsError
+from service.telemetry.metrics import Gauge, Metrics
+from service.telemetry.workers import Exposition
+
+logger = logging.getLogger("herald.node")
+
+_RESERVED_FILES = 128
+"""Open files kept for the engine, logs and HTTP requests."""
+
+
+class Place(NamedTuple):
+    """Which worker this is, and where the workers tell each other their metrics."""
+
+    worker: int = 0
+    directory: Path | None = None
+
+
+class Node:
+    """Everything that one process runs. Make it inside a running event loop.
+
+    Raises:
+        SettingsError: for settings that are well-formed but cannot be used.
+    """
+
+    def __init__(self, settings: Settings, place: Place = Place()) -> None:
+        assert settings.redis_url is not None
+        try:
+            locate = parse_engine_url(settings.redis_url)
+        except InvalidInput as error:
+            raise SettingsError([f"HERALD_REDIS_URL cannot be used: {error}."]) from None
+        try:
+            origins = parse_origins(list(settings.allowed_origins))
+        except InvalidInput as error:
+            raise SettingsError([f"HERALD_ALLOWED_ORIGINS has a bad value: {error}."]) from None
+        verifiers = build_verifiers(settings)
+        name = secrets.token_hex(6)
+        self._settings = settings
+        self._metrics = Metrics()
+        self._exposition = Exposition(self._metrics.registry, place.directory, place.worker)
+        self.broker = Broker(
+            locate,
+            name,
+            _log_policy(settings),
+            settings.engine_timeout,
+            self._metrics.engine_reconnected,
+        )
+        policy = _hub_policy(settings)
+        self.hub = Hub(self.broker.log, self.broker.subscriptions, policy, self._metrics)
+        self.clients = Clients(self.hub, verifiers.users, policy, self._metrics, name)
+        self._metrics.add_gauges(_gauges(self.clients, self.hub, self.broker))
+        self._tasks: list[asyncio.Task[None]] = []
+
+        publishing = Publishing(
+            self.broker.log,
+            verifiers.publishers,
+            PublishLimits(settings.max_event_bytes, settings.max_batch_bytes),
+            self._metrics,
+        )
+        api = with_fast_publishing(
+            build_api(
+                publishing,
+                History(self.broker.log, verifiers.publishers),
+                self.broker,
+                lambda: self.clients.draining,
+                self._exposition.render,
+            ),
+            publishing,
+        )
+        handshake = Handshake(self.clients, verifiers.users, self.broker, origins, self._metrics)
+        self.api_app: App | None = None
+        if settings.api_port is None:
+            self.client_app = with_websocket(api, handshake)
+        else:
+            self.api_app = api
+            self.client_app = with_websocket(nothing_here, handshake)
+
+    async def start(self) -> None:
+        """Connect to the engine, in the background, and start the clocks."""
+        self.broker.start()
+        await self._exposition.start()
+        loop = asyncio.get_running_loop()
+        self._tasks = [
+            loop.create_task(self.clients.beat(), name="heartbeat"),
+            loop.create_task(self.hub.audit(), name="audit"),
+        ]
+        for task in self._tasks:
+            task.add_done_callback(_must_not_end)
+
+    async def drain(self) -> None:
+        """Move the clients away."""
+        await self.clients.drain(self._settings.drain_seconds)
+
+    async def close(self) -> None:
+        """Stop what `start` started."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.hub.close()
+        await self._exposition.close()
+        await self.broker.close()
+
+
+def _must_not_end(task: asyncio.Task[None]) -> None:
+    if not task.cancelled():
+        logger.critical("a task ended that must not", exc_info=task.exception())
+
+
+def _log_policy(settings: Settings) -> LogPolicy:
+    return LogPolicy(
+        history_size=settings.history_size,
+        history_ttl=settings.history_ttl,
+        page_bytes=min(256 * 1024, max(1, settings.send_queue_bytes // 2)),
+        max_in_flight=settings.max_pending_events,
+    )
+
+
+def _hub_policy(settings: Settings) -> HubPolicy:
+    return HubPolicy(
+        heartbeat_interval=settings.heartbeat_interval,
+        heartbeat_timeout=settings.heartbeat_timeout,
+        connect_timeout=settings.connect_timeout,
+        send_queue_bytes=settings.send_queue_bytes,
+        max_message_bytes=settings.max_message_bytes,
+        max_topics=settings.max_topics,
+        max_connections=settings.max_connections or _connections_by_open_files(),
+        max_connections_per_user=settings.max_connections_per_user or 0,
+        token_leeway=settings.jwt_leeway,
+        position_check_interval=settings.position_check_interval,
+    )
+
+
+def _connections_by_open_files() -> int:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 0 if soft == resource.RLIM_INFINITY else max(1, soft - _RESERVED_FILES)
+
+
+def raise_open_files_limit() -> None:
+    """Use all the open files that the system grants; every connection is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (ValueError, OSError):
+            logger.debug("the limit of open files stays", extra={"limit": soft})
+
+
+def _gauges(clients: Clients, hub: Hub, broker: Broker) -> list[Gauge]:
+    def outbox() -> int:
+        return sum(
+            connection.transport.get_write_buffer_size() for connection in clients.connections
+        )
+
+    def deepest() -> int:
+        return max(
+            (connection.transport.get_write_buffer_size() for connection in clients.connections),
+            default=0,
+        )
+
+    return [
+        Gauge("herald_connections", "Open connections.", lambda: len(clients.connections)),
+        Gauge(
+            "herald_connections_limit",
+            "Most connections that are taken; 0: no limit.",
+            lambda: clients.policy.max_connections,
+        ),
+        Gauge("herald_users", "Users with a connection.", hub.count_users),
+        Gauge("herald_channels", "Channels listened to.", hub.count_channels),
+        Gauge("herald_outbox_bytes", "Waiting to be sent, all connections.", outbox),
+        Gauge("herald_outbox_deepest_bytes", "Waiting to be sent, worst connection.", deepest),
+        Gauge(
+            "herald_engine_probe_age_seconds",
+            "Since this process last heard itself through the engine.",
+            broker.probe_age,
+        ),
+        Gauge(
+            "herald_engine_up",
+            "1 where delivery works, as readiness says.",
+            lambda: 0.0 if broker.trouble() else 1.0,
+        ),
+        Gauge("herald_draining", "1 while draining.", lambda: float(clients.draining)),
+        Gauge(
+            "herald_drain_left_connections",
+            "Connections that a drain has still to close.",
+            lambda: clients.drain_left,
+        ),
+    ]

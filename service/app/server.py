@@ -1,0 +1,164 @@
+"""Runs a node behind uvicorn, from the sockets to the last goodbye."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import signal
+import socket
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, NamedTuple
+
+import uvicorn
+
+from service.app.node import Node, Place
+from service.edge.adoption import AdoptableWebSocket, GuardedHttp
+from service.edge.asgi import App
+from service.settings import Settings, SettingsError
+
+logger = logging.getLogger("herald.node")
+
+_BACKLOG = 4096
+_KEEP_ALIVE = 75
+"""Seconds: longer than the 60 of common load balancers, so that they, not we, close idle ones."""
+_IN_FLIGHT_SECONDS = 10
+"""How long a stopping server waits for requests in flight."""
+
+
+class Sockets(NamedTuple):
+    """Bound sockets: of the client edge, and of the API where it has a port of its own."""
+
+    client: socket.socket
+    api: socket.socket | None
+
+    @property
+    def port(self) -> int:
+        """The client edge's port, also where any free one was asked for."""
+        return int(self.client.getsockname()[1])
+
+    @property
+    def api_port(self) -> int:
+        """Where the API is."""
+        return self.port if self.api is None else int(self.api.getsockname()[1])
+
+    def close(self) -> None:
+        """Give the ports back."""
+        self.client.close()
+        if self.api is not None:
+            self.api.close()
+
+
+def bind_sockets(settings: Settings, *, shared: bool = False) -> Sockets:
+    """Bind the configured ports; `shared` ones may be bound by several workers.
+
+    Raises:
+        SettingsError: where a port or address cannot be had.
+    """
+    client = _bind(settings.host, settings.port, "HERALD_PORT", shared=shared)
+    api = None
+    if settings.api_port is not None:
+        try:
+            api = _bind(settings.host, settings.api_port, "HERALD_API_PORT", shared=shared)
+        except SettingsError:
+            client.close()
+            raise
+    return Sockets(client, api)
+
+
+def _bind(host: str, port: int, name: str, *, shared: bool) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError:
+        raise SettingsError([f"HERALD_HOST {host!r} is no address of this machine."]) from None
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            # Each worker listens by itself and the kernel spreads the connections evenly.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.bind(address)
+    except OSError as error:
+        sock.close()
+        reason = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be had ({error})"
+        raise SettingsError([f"Port {port} on {host} {reason}; set {name} to another."]) from None
+    return sock
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, but the signals are ours: the drain comes before its shutdown."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _server(app: App) -> _Server:
+    config = uvicorn.Config(
+        app,
+        http=GuardedHttp,
+        ws=AdoptableWebSocket,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=_BACKLOG,
+        ws_per_message_deflate=False,
+        ws_ping_interval=None,
+        timeout_keep_alive=_KEEP_ALIVE,
+        timeout_graceful_shutdown=_IN_FLIGHT_SECONDS,
+    )
+    return _Server(config)
+
+
+async def serve(
+    settings: Settings,
+    sockets: Sockets,
+    place: Place = Place(),
+    announce: Callable[[Node], Coroutine[Any, Any, None]] | None = None,
+) -> None:
+    """Run a node until SIGTERM or SIGINT, then drain it; a second signal cuts the drain short.
+
+    Raises:
+        SettingsError: before anything is started.
+    """
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    hurry = asyncio.Event()
+
+    def on_signal() -> None:
+        (hurry if stop.is_set() else stop).set()
+
+    loop.add_signal_handler(signal.SIGTERM, on_signal)
+    if place.directory is None:  # workers hear of Ctrl-C from their parent
+        loop.add_signal_handler(signal.SIGINT, on_signal)
+    node = Node(settings, place)
+    await node.start()
+    servers = [(_server(node.client_app), sockets.client)]
+    if node.api_app is not None and sockets.api is not None:
+        servers.append((_server(node.api_app), sockets.api))
+    running = [loop.create_task(server.serve(sockets=[sock])) for server, sock in servers]
+    while not all(server.started for server, _ in servers):
+        await asyncio.sleep(0.005)
+    logger.info(
+        "listening",
+        extra={"host": settings.host, "port": sockets.port, "api_port": sockets.api_port},
+    )
+    announcing = loop.create_task(announce(node)) if announce is not None else None
+    await stop.wait()
+    logger.info("stopping")
+    drain = loop.create_task(node.drain())
+    hurrying = loop.create_task(hurry.wait())
+    await asyncio.wait((drain, hurrying), return_when=asyncio.FIRST_COMPLETED)
+    for task in (drain, hurrying, announcing):
+        if task is not None:
+            task.cancel()
+    for server, _ in servers:
+        server.should_exit = True
+    await asyncio.gather(*running)
+    await node.close()
+    logger.info("stopped")

@@ -1,0 +1,1 @@
+"""Who is who: users' and services' tokens, and API keys."""

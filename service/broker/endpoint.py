@@ -1,0 +1,133 @@
+"""Where the engine is: the forms of `HERALD_REDIS_URL`.
+
+`redis://[user:password@]host:port/db`, `rediss://` for TLS (with redis-py's query parameters
+`ssl_ca_certs`, `ssl_certfile`, `ssl_keyfile`, `ssl_cert_reqs`, `ssl_check_hostname`),
+`unix:///path?db=0`, and `redis+sentinel://host:port,host:port/service`, which asks the sentinels
+for the primary at every connection.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from redis.asyncio.connection import SSLConnection, parse_url
+from redis.asyncio.sentinel import Sentinel
+from redis.exceptions import RedisError
+
+from service.core.errors import EngineUnavailable, InvalidInput
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One server. `path` is a unix socket and goes before `host` and `port`."""
+
+    host: str
+    port: int
+    path: str | None
+    username: str | None
+    password: str | None
+    database: int
+    tls: ssl.SSLContext | None
+
+
+Locate = Callable[[], Awaitable[Endpoint]]
+"""Says where the primary is now. Raises EngineUnavailable where nobody knows."""
+
+
+def parse_engine_url(url: str) -> Locate:
+    """Read `HERALD_REDIS_URL`.
+
+    Raises:
+        InvalidInput: with what is wrong, never with the URL itself, which may hold a password.
+    """
+    scheme = url.partition("://")[0]
+    if scheme in ("redis", "rediss", "unix"):
+        endpoint = _single(url)
+
+        async def fixed() -> Endpoint:
+            return endpoint
+
+        return fixed
+    if scheme == "redis+sentinel":
+        return _sentinel(url)
+    if scheme == "redis+cluster":
+        raise InvalidInput("redis+cluster:// is not supported yet; use a primary or Sentinel")
+    raise InvalidInput("it begins with redis://, rediss://, unix:// or redis+sentinel://")
+
+
+def _single(url: str) -> Endpoint:
+    try:
+        found: dict[str, Any] = dict(parse_url(url))
+        tls = _tls_context(found) if found.get("connection_class") is SSLConnection else None
+    except (ValueError, OSError) as error:
+        raise InvalidInput(f"it cannot be read: {error}") from None
+    return Endpoint(
+        host=found.get("host", "localhost"),
+        port=int(found.get("port", 6379)),
+        path=found.get("path"),
+        username=found.get("username"),
+        password=found.get("password"),
+        database=int(found.get("db", 0)),
+        tls=tls,
+    )
+
+
+def _tls_context(options: dict[str, Any]) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=options.get("ssl_ca_certs"))
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if str(options.get("ssl_check_hostname", "true")).lower() in ("false", "0", "no"):
+        context.check_hostname = False
+    requirement = str(options.get("ssl_cert_reqs", "required")).lower()
+    if requirement == "none":
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    elif requirement != "required":
+        raise ValueError("ssl_cert_reqs is required or none")
+    if options.get("ssl_certfile"):
+        context.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"))
+    return context
+
+
+def _sentinel(url: str) -> Locate:
+    parts = urlsplit(url)
+    credentials, _, hosts = parts.netloc.rpartition("@")
+    username, _, password = credentials.partition(":")
+    service, _, database = parts.path.strip("/").partition("/")
+    query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+    addresses: list[tuple[str, int]] = []
+    for item in hosts.split(","):
+        host, colon, port = item.rpartition(":")
+        if not colon or not port.isdigit() or not host:
+            raise InvalidInput("it names the sentinels as host:port,host:port")
+        addresses.append((host.strip("[]"), int(port)))
+    if not service or (database and not database.isdigit()):
+        raise InvalidInput("it ends with /service, or /service/database")
+    sentinel = Sentinel(  # type: ignore[no-untyped-call]
+        addresses,
+        sentinel_kwargs={
+            "socket_timeout": 2.0,
+            "username": query.get("sentinel_username"),
+            "password": query.get("sentinel_password"),
+        },
+    )
+
+    async def ask() -> Endpoint:
+        try:
+            host, port = await sentinel.discover_master(service)
+        except (RedisError, OSError) as error:
+            raise EngineUnavailable(f"The sentinels name no primary: {error}") from None
+        return Endpoint(
+            host=str(host),
+            port=int(port),
+            path=None,
+            username=unquote(username) or None,
+            password=unquote(password) or None,
+            database=int(database or 0),
+            tls=None,
+        )
+
+    return ask

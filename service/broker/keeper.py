@@ -1,0 +1,123 @@
+"""Keeps one link to the engine open, whatever happens to the engine."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+
+from service.broker.endpoint import Locate
+from service.broker.link import Link, PushHandler, open_link
+from service.core.backoff import full_jitter
+from service.core.errors import EngineError, EngineUnavailable
+
+logger = logging.getLogger("herald.engine")
+
+
+class LinkKeeper:
+    """Opens a link, prepares it, watches it, and opens the next one when it is lost.
+
+    Args:
+        name: for logs and metrics.
+        timeout: a command without an answer for so many seconds drops the link: a stopped engine
+            does not close its sockets.
+        prepare: run on every new link before anyone may use it.
+        reopened: told of every link after the first.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        locate: Locate,
+        timeout: float,
+        prepare: Callable[[Link], Awaitable[None]],
+        reopened: Callable[[str], None],
+        on_push: PushHandler | None = None,
+    ) -> None:
+        self._name = name
+        self._locate = locate
+        self._timeout = timeout
+        self._prepare = prepare
+        self._reopened = reopened
+        self._on_push = on_push
+        self._link: Link | None = None
+        self._open = asyncio.Event()
+        self.trouble: str | None = "not connected yet"
+
+    @property
+    def link(self) -> Link | None:
+        """The link, where one is open and prepared."""
+        return self._link
+
+    async def wait_open(self, patience: float) -> Link:
+        """The link, waiting up to `patience` seconds for one.
+
+        Raises:
+            EngineUnavailable
+        """
+        if self._link is None:
+            try:
+                async with asyncio.timeout(patience):
+                    await self._open.wait()
+            except TimeoutError:
+                pass
+        if self._link is None:
+            raise EngineUnavailable("The engine is away.")
+        return self._link
+
+    async def run(self) -> None:
+        """Keep a link open until cancelled."""
+        attempt = 0
+        opened_before = False
+        while True:
+            link: Link | None = None
+            try:
+                async with asyncio.timeout(self._timeout):
+                    link = await open_link(await self._locate(), self._on_push)
+                    await self._prepare(link)
+            except (OSError, EngineError, EngineUnavailable) as error:
+                if link is not None:
+                    link.abort()
+                self._failed(error, attempt)
+                await asyncio.sleep(full_jitter(attempt, random.random()))
+                attempt += 1
+                continue
+            attempt = 0
+            self._link = link
+            self._open.set()
+            self.trouble = None
+            if opened_before:
+                logger.warning("engine link restored", extra={"link": self._name})
+                self._reopened(self._name)
+            opened_before = True
+            try:
+                await self._watch(link)
+            finally:
+                self._link = None
+                self._open.clear()
+                link.abort()
+            self.trouble = "connection lost"
+            logger.warning("engine link lost", extra={"link": self._name})
+
+    def drop(self, reason: str) -> None:
+        """Give the open link up and take a new one."""
+        if self._link is not None:
+            logger.warning("engine link dropped", extra={"link": self._name, "reason": reason})
+            self._link.abort()
+
+    def _failed(self, error: Exception, attempt: int) -> None:
+        # A TimeoutError (an OSError) has no text of its own.
+        self.trouble = str(error) or "no answer in time"
+        if attempt in (0, 5) or attempt % 50 == 0:
+            logger.warning(
+                "engine not reachable", extra={"link": self._name, "reason": self.trouble}
+            )
+
+    async def _watch(self, link: Link) -> None:
+        loop = asyncio.get_running_loop()
+        while not link.closed.done():
+            await asyncio.wait([link.closed], timeout=min(0.5, self._timeout / 4))
+            since = link.waiting_since()
+            if since is not None and loop.time() - since > self._timeout:
+                self.drop("no answer in time")

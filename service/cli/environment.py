@@ -1,0 +1,28 @@
+"""What the client commands take from the environment when no option says otherwise."""
+
+from __future__ import annotations
+
+import os
+
+from service.settings import Settings, load_settings
+
+
+def settings() -> Settings:
+    """The settings of this environment.
+
+    Raises:
+        SettingsError
+    """
+    return load_settings(os.environ)
+
+
+def base_url(url: str | None, *, api: bool) -> str:
+    """Where the server is: `url` as given, or the configured host and port."""
+    if url is not None:
+        return url.rstrip("/")
+    here = settings()
+    host = "127.0.0.1" if here.host in ("0.0.0.0", "::") else here.host
+    if ":" in host:
+        host = f"[{host}]"
+    port = here.api_port if api and here.api_port is not None else here.port
+    return f"http://{host}:{port}"

@@ -1,0 +1,65 @@
+"""`herald publish`."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from typing import Annotated
+
+import typer
+
+from service.cli.environment import base_url, settings
+
+_TIMEOUT = 30.0
+
+
+def publish(
+    to: Annotated[list[str], typer.Option(help="user:<id>, topic:<name> or all; repeatable.")],
+    type: Annotated[str, typer.Option(help="The event's type, as order.shipped.")],
+    data: Annotated[str, typer.Option(help="Its data, as JSON.")] = "null",
+    id: Annotated[str | None, typer.Option(help="Makes it idempotent for 5 minutes.")] = None,
+    ttl: Annotated[
+        float | None, typer.Option(help="Seconds after which it is no longer delivered.")
+    ] = None,
+    url: Annotated[str | None, typer.Option(help="Where Herald's API is.")] = None,
+    key: Annotated[
+        str | None, typer.Option(help="An API key; unset: the first of HERALD_API_KEYS.")
+    ] = None,
+) -> None:
+    """Publish one event and print the answer."""
+    try:
+        json.loads(data)
+    except ValueError as error:
+        raise typer.BadParameter(f"--data is not JSON: {error}") from None
+    # Put together as text: the data is sent as it was given.
+    parts = [f'"to":{json.dumps(to if len(to) > 1 else to[0])}', f'"type":{json.dumps(type)}']
+    parts.append(f'"data":{data}')
+    if id is not None:
+        parts.append(f'"id":{json.dumps(id)}')
+    if ttl is not None:
+        parts.append(f'"ttl":{json.dumps(ttl)}')
+    request = urllib.request.Request(
+        base_url(url, api=True) + "/v1/events",
+        data=("{" + ",".join(parts) + "}").encode(),
+        headers={
+            "Content-Type": "application/json",
+            "Authorization": f"Bearer {key or _configured_key()}",
+        },
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
+            typer.echo(response.read().decode())
+    except urllib.error.HTTPError as error:
+        typer.echo(error.read().decode(errors="replace"), err=True)
+        raise typer.Exit(1) from None
+    except OSError as error:
+        typer.echo(f"herald: no answer from {request.full_url}: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
+def _configured_key() -> str:
+    for key in settings().api_keys:
+        if not key.startswith("sha256:"):
+            return key
+    raise typer.BadParameter("give --key, or set HERALD_API_KEYS to a plain key")

@@ -1,0 +1,187 @@
+"""`herald dev`, `herald serve` and `herald check`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import shlex
+import sys
+from pathlib import Path
+from typing import get_args
+
+import typer
+
+from service.app.credentials import build_verifiers, check_for_production
+from service.app.node import Node
+from service.app.run import run
+from service.app.server import Sockets
+from service.auth.minting import mint_user_token
+from service.broker.broker import Broker
+from service.broker.embedded import EmbeddedEngine
+from service.broker.endpoint import parse_engine_url
+from service.broker.event_log import LogPolicy
+from service.core.errors import EngineUnavailable, InvalidInput
+from service.settings import PREFIX, SECRETS, Settings, SettingsError, load_settings
+
+_DEV_TOKEN_SECONDS = 7 * 86400
+
+
+def serve() -> None:
+    """Run in production. All settings are environment variables, listed below.
+
+    It refuses to start without an engine, a way to verify user tokens and a publisher's key.
+    """
+    settings = load_settings(os.environ)
+    check_for_production(settings)
+    raise typer.Exit(run(settings))
+
+
+def dev() -> None:
+    """Run on this machine with an engine of its own, and print how to try it.
+
+    Every setting counts; what is not set is made up and printed.
+    """
+    settings = load_settings(os.environ)
+    made_up: dict[str, object] = {}
+    if not (settings.jwt_secret or settings.jwt_public_key_file or settings.jwt_jwks_url):
+        made_up["jwt_secret"] = secrets.token_urlsafe(32)
+    if not settings.api_keys:
+        made_up["api_keys"] = (secrets.token_urlsafe(24),)
+    engine = None
+    if settings.redis_url is None:
+        try:
+            engine = EmbeddedEngine()
+        except EngineUnavailable as error:
+            raise SettingsError([str(error)]) from None
+        made_up["redis_url"] = engine.url
+    settings = settings.model_copy(update=made_up)
+    parent = os.getpid()
+
+    async def announce(settings: Settings, sockets: Sockets, node: Node) -> None:
+        try:
+            await node.broker.wait_open(30.0)
+        except EngineUnavailable as error:
+            print(f"herald: the engine cannot be reached: {error}", file=sys.stderr, flush=True)
+            await node.broker.wait_open(1e9)
+        while node.broker.trouble() is not None:
+            await asyncio.sleep(0.01)
+        print(_how_to_try(settings, sockets, made_up), flush=True)
+
+    try:
+        status = run(settings, announce)
+    finally:
+        if engine is not None and os.getpid() == parent:
+            engine.stop()
+    raise typer.Exit(status)
+
+
+def check() -> None:
+    """Check the settings and the engine, and say what is wrong."""
+    settings = load_settings(os.environ)
+    check_for_production(settings)
+    build_verifiers(settings)
+    trouble = asyncio.run(_engine_trouble(settings))
+    if trouble is not None:
+        typer.echo(f"herald: the engine: {trouble}", err=True)
+        raise typer.Exit(1)
+    typer.echo("The settings are good, and the engine stores and delivers.")
+
+
+async def _engine_trouble(settings: Settings) -> str | None:
+    assert settings.redis_url is not None
+    try:
+        locate = parse_engine_url(settings.redis_url)
+    except InvalidInput as error:
+        raise SettingsError([f"HERALD_REDIS_URL cannot be used: {error}."]) from None
+    policy = LogPolicy(settings.history_size, settings.history_ttl)
+    broker = Broker(locate, "check", policy, settings.engine_timeout, lambda link: None)
+    broker.start()
+    try:
+        await broker.wait_open(settings.engine_timeout)
+        async with asyncio.timeout(settings.engine_timeout):
+            while (trouble := broker.trouble()) is not None:
+                await asyncio.sleep(0.02)
+        await broker.log.read("topic:herald-check", None)
+    except EngineUnavailable as error:
+        return str(error)
+    except TimeoutError:
+        return trouble
+    finally:
+        await broker.close()
+    return None
+
+
+def settings_help() -> str:
+    """Every setting with its default, for `herald serve --help`."""
+    lines = ["\b", "Settings (durations in seconds; KiB, MiB and GiB may be written out):"]
+    for field, info in Settings.model_fields.items():
+        name = PREFIX + field.upper()
+        default = info.default
+        if default is None or default == ():
+            shown = "unset"
+        elif isinstance(default, float):
+            shown = f"{default:g}"
+        else:
+            shown = str(default)
+        also = f"; or {name}_FILE" if field in SECRETS else ""
+        lines.append(f"  {name} [{shown}{also}]")
+        lines.append(f"      {info.description or _description(info.annotation)}")
+    return "\n".join(lines)
+
+
+def _description(annotation: object) -> str:
+    for item in get_args(annotation):
+        text = getattr(item, "description", None)
+        if text:
+            return str(text)
+    return ""
+
+
+def _how_to_try(settings: Settings, sockets: Sockets, made_up: dict[str, object]) -> str:
+    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
+    host = f"[{host}]" if ":" in host else host
+    base = f"http://{host}:{sockets.port}"
+    api = f"http://{host}:{sockets.api_port}"
+    herald = shlex.quote(str(_command()))
+    lines = [f"Herald is ready on {base}", ""]
+    if sockets.api is not None:
+        lines += [f"The API is on {api}", ""]
+    for field, value in made_up.items():
+        shown = ",".join(value) if isinstance(value, tuple) else str(value)
+        lines.append(f"  made up: {PREFIX}{field.upper()}={shown}")
+    if settings.jwt_secret is not None:
+        token = mint_user_token(
+            settings.jwt_secret,
+            "alice",
+            ttl=_DEV_TOKEN_SECONDS,
+            audience=settings.jwt_audience,
+            issuer=settings.jwt_issuer,
+            algorithms=settings.jwt_algorithms,
+        )
+        lines += [
+            "",
+            "A token for the user alice (7 days):",
+            f"  {token}",
+            "",
+            "Listen, in one terminal:",
+            f"  {herald} listen --url {base} --token {token}",
+        ]
+    key = next((key for key in settings.api_keys if not key.startswith("sha256:")), None)
+    if key is not None:
+        body = '{"to":"user:alice","type":"order.shipped","data":{"order":17}}'
+        lines += [
+            "",
+            "Publish, in another:",
+            f"  {herald} publish --url {api} --key {shlex.quote(key)} --to user:alice"
+            " --type order.shipped --data '{\"order\":17}'",
+            "or:",
+            f"  curl -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json'"
+            f" -d '{body}' {api}/v1/events",
+        ]
+    return "\n".join([*lines, "", "Stop with Ctrl-C.", ""])
+
+
+def _command() -> Path:
+    """The `herald` command with its whole path: it works without an activated environment."""
+    return Path(sys.executable).parent / "herald"

@@ -1,0 +1,109 @@
+"""What an HTTP request is answered with; errors are problem documents (RFC 9457)."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any, NamedTuple
+
+import msgspec
+
+from service.core.errors import (
+    EngineError,
+    EngineUnavailable,
+    EventTooLarge,
+    Forbidden,
+    HeraldError,
+    IdempotencyConflict,
+    InvalidInput,
+    Overloaded,
+    Unauthorized,
+)
+from service.edge.asgi import Send
+
+_encode = msgspec.json.Encoder().encode
+
+JSON = b"application/json"
+PROBLEM = b"application/problem+json"
+
+
+class Answer(NamedTuple):
+    """Status, content type, body, and headers beyond content type and length."""
+
+    status: int
+    content_type: bytes
+    body: bytes
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+async def send_answer(send: Send, answer: Answer) -> None:
+    """Send an answer over ASGI."""
+    await send(
+        {
+            "type": "http.response.start",
+            "status": answer.status,
+            "headers": [
+                (b"content-type", answer.content_type),
+                (b"content-length", b"%d" % len(answer.body)),
+                *answer.headers,
+            ],
+        }
+    )
+    await send({"type": "http.response.body", "body": answer.body})
+
+
+class ProblemError(HeraldError):
+    """A request that is answered with `status`; `members` are added to the problem document."""
+
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        *,
+        headers: tuple[tuple[bytes, bytes], ...] = (),
+        members: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.headers = headers
+        self.members = members or {}
+
+    def document(self) -> dict[str, Any]:
+        """The problem document. `type` is about:blank, so `title` is the status's phrase."""
+        return {
+            "type": "about:blank",
+            "title": HTTPStatus(self.status).phrase,
+            "status": self.status,
+            "detail": self.detail,
+            **self.members,
+        }
+
+    def answer(self) -> Answer:
+        """The whole answer."""
+        return Answer(self.status, PROBLEM, _encode(self.document()), self.headers)
+
+
+def problem_of(error: HeraldError) -> ProblemError:
+    """The problem that stands for an error of the core."""
+    if isinstance(error, ProblemError):
+        return error
+    text = str(error)
+    match error:
+        case EventTooLarge():
+            return ProblemError(413, text)
+        case IdempotencyConflict(channels=channels):
+            return ProblemError(422, text, members={"channels": channels})
+        case InvalidInput():
+            return ProblemError(400, text)
+        case Unauthorized():
+            return ProblemError(
+                401, text, headers=((b"www-authenticate", b'Bearer realm="herald"'),)
+            )
+        case Forbidden():
+            return ProblemError(403, text)
+        case Overloaded(retry_after=seconds):
+            return ProblemError(429, text, headers=((b"retry-after", b"%d" % seconds),))
+        case EngineUnavailable() | EngineError():
+            detail = "The event store is not available; repeat with the same id."
+            return ProblemError(503, detail, headers=((b"retry-after", b"1"),))
+    return ProblemError(500, "Something went wrong here; it is logged.")

@@ -1,0 +1,163 @@
+"""The HTTP API: FastAPI routes that describe it in OpenAPI, and the fast way in front of them.
+
+`POST /v1/events` and its batch are called directly, past FastAPI's routing and validation, which
+would be most of their cost; FastAPI's routes of the same paths call the same functions, so that
+document and behaviour agree, which a contract test checks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from service import __version__
+from service.core.errors import HeraldError
+from service.edge import documents
+from service.edge.answers import Answer, ProblemError, problem_of, send_answer
+from service.edge.asgi import App, Receive, Scope, Send
+from service.edge.history import History
+from service.edge.publishing import Publishing
+from service.ports import Health
+
+RenderMetrics = Callable[[], Awaitable[tuple[bytes, str]]]
+"""The metrics in a scraper's text format, and its content type."""
+
+_DESCRIPTION = """Post events to users, topics or everyone. An event answered with 202 is stored;
+every WebSocket of an addressed user receives it, in order, also after a lost connection."""
+
+
+def build_api(
+    publishing: Publishing,
+    history: History,
+    health: Health,
+    is_draining: Callable[[], bool],
+    render_metrics: RenderMetrics,
+) -> FastAPI:
+    """The FastAPI application with every HTTP endpoint."""
+    app = FastAPI(
+        title="Herald",
+        version=__version__,
+        summary="Publish events to connected people",
+        description=_DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/openapi.json",
+    )
+
+    @app.post("/v1/events", **documents.PUBLISH)
+    async def publish(request: Request) -> Response:
+        return _response(await publishing.publish(request.scope, request.receive))
+
+    @app.post("/v1/events/batch", **documents.BATCH)
+    async def publish_batch(request: Request) -> Response:
+        return _response(await publishing.publish_batch(request.scope, request.receive))
+
+    @app.get("/v1/channels/{channel:path}/events", **documents.HISTORY)
+    async def channel_events(channel: str, request: Request) -> Response:
+        query = request.query_params
+        authorization = request.headers.get("authorization")
+        return _response(
+            await history.read(authorization, channel, query.get("after"), query.get("limit"))
+        )
+
+    @app.get("/v1/ws", include_in_schema=False)
+    async def websocket_only() -> Response:
+        upgrade = ((b"upgrade", b"websocket"), (b"connection", b"upgrade"))
+        detail = "This is a WebSocket endpoint; connect with ws:// or wss://."
+        return _response(ProblemError(426, detail, headers=upgrade).answer())
+
+    @app.get("/healthz/live", **documents.LIVE)
+    async def live() -> dict[str, str]:
+        return {"status": "live"}
+
+    @app.get("/healthz/ready", **documents.READY)
+    async def ready() -> Response:
+        trouble = "draining" if is_draining() else health.trouble()
+        if trouble is not None:
+            return _response(ProblemError(503, f"Not ready: {trouble}.").answer())
+        return _response(Answer(200, b"application/json", b'{"status":"ready"}'))
+
+    @app.get("/metrics", **documents.METRICS)
+    async def metrics() -> Response:
+        body, content_type = await render_metrics()
+        return Response(body, headers={"content-type": content_type})
+
+    _answer_errors_with_problems(app)
+    app.openapi = lambda: documents.openapi(app)  # type: ignore[method-assign]
+    return app
+
+
+def with_fast_publishing(api: App, publishing: Publishing) -> App:
+    """`api` with the publish endpoints called directly."""
+    fast: dict[str, Callable[[Scope, Receive], Awaitable[Answer]]] = {
+        "/v1/events": publishing.publish,
+        "/v1/events/batch": publishing.publish_batch,
+    }
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "POST":
+            endpoint = fast.get(scope["path"])
+            if endpoint is not None:
+                await send_answer(send, await endpoint(scope, receive))
+                return
+        await api(scope, receive, send)
+
+    return app
+
+
+def with_websocket(api: App, handshake: App) -> App:
+    """`api`, and `handshake` at `/v1/ws`."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "websocket":
+            await api(scope, receive, send)
+        elif scope["path"] == "/v1/ws":
+            await handshake(scope, receive, send)
+        else:
+            await receive()
+            await send({"type": "websocket.http.response.start", "status": 404, "headers": []})
+            await send({"type": "websocket.http.response.body", "body": b""})
+
+    return app
+
+
+async def nothing_here(scope: Scope, receive: Receive, send: Send) -> None:
+    """What the client edge answers to HTTP where the API has a port of its own."""
+    if scope["type"] == "http":
+        await send_answer(send, ProblemError(404, "There is nothing here.").answer())
+
+
+def _response(answer: Answer) -> Response:
+    headers = {name.decode(): value.decode() for name, value in answer.headers}
+    headers["content-type"] = answer.content_type.decode()
+    return Response(answer.body, status_code=answer.status, headers=headers)
+
+
+def _answer_errors_with_problems(app: FastAPI) -> None:
+    @app.exception_handler(HTTPException)
+    async def http_problem(request: Request, error: HTTPException) -> Response:
+        headers = tuple(
+            (name.lower().encode(), value.encode()) for name, value in (error.headers or {}).items()
+        )
+        detail = {404: "There is nothing here.", 405: "This method is not allowed here."}.get(
+            error.status_code, str(error.detail)
+        )
+        return _response(ProblemError(error.status_code, detail, headers=headers).answer())
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        first: dict[str, Any] = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return _response(ProblemError(400, f"{where}: {first['msg']}.").answer())
+
+    @app.exception_handler(HeraldError)
+    async def herald_problem(request: Request, error: HeraldError) -> Response:
+        return _response(problem_of(error).answer())
+
+    @app.exception_handler(Exception)
+    async def unexpected(request: Request, error: Exception) -> Response:
+        return _response(ProblemError(500, "Something went wrong here; it is logged.").answer())

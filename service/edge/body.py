@@ -1,0 +1,67 @@
+"""Reading request bodies, within a size and a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from service.edge.answers import ProblemError
+from service.edge.asgi import Receive, Scope, header
+
+_STALL_SECONDS = 30.0
+"""Without a byte for so long, a request is given up: it holds memory and a connection."""
+
+
+def check_content_length(scope: Scope, limit: int) -> None:
+    """Refuse a body that says itself that it is too large, before any of it is read.
+
+    Raises:
+        ProblemError: 413.
+    """
+    length = header(scope, b"content-length")
+    if length is not None and length.isdigit() and int(length) > limit:
+        raise too_large(limit)
+
+
+def too_large(limit: int) -> ProblemError:
+    """The 413 for a body over `limit` bytes."""
+    return ProblemError(413, f"The request body may have at most {limit} bytes.")
+
+
+async def body_chunks(receive: Receive) -> AsyncIterator[bytes]:
+    """The body as it arrives.
+
+    Raises:
+        ProblemError: 408 where nothing comes for 30 seconds, 400 where the client went away.
+    """
+    more = True
+    while more:
+        try:
+            async with asyncio.timeout(_STALL_SECONDS):
+                message = await receive()
+        except TimeoutError:
+            raise ProblemError(408, "The request body came too slowly.") from None
+        if message["type"] == "http.disconnect":
+            raise ProblemError(400, "The client went away.")
+        yield message.get("body", b"")
+        more = message.get("more_body", False)
+
+
+async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
+    """The whole body.
+
+    Raises:
+        ProblemError: 413, 408 or 400.
+    """
+    check_content_length(scope, limit)
+    first = True
+    whole = bytearray()
+    async for chunk in body_chunks(receive):
+        if first and len(chunk) <= limit:
+            whole = bytearray(chunk)
+        else:
+            whole += chunk
+        first = False
+        if len(whole) > limit:
+            raise too_large(limit)
+    return bytes(whole)

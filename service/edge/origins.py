@@ -1,0 +1,44 @@
+"""Which web pages may open a WebSocket (cross-site WebSocket hijacking: CWE-1385)."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from service.core.errors import InvalidInput
+
+
+def parse_origins(items: list[str]) -> frozenset[str]:
+    """Check a list of origins, each `scheme://host` or `scheme://host:port`.
+
+    Raises:
+        InvalidInput
+    """
+    origins: set[str] = set()
+    for item in items:
+        origin = item.strip().rstrip("/").lower()
+        parts = urlsplit(origin)
+        if parts.scheme not in ("http", "https") or not parts.netloc or parts.path or parts.query:
+            raise InvalidInput(f"{item!r} is not an origin, as https://app.example.com")
+        origins.add(origin)
+    return frozenset(origins)
+
+
+def permits_origin(
+    origin: str | None, host: str | None, allowed: frozenset[str], *, by_cookie: bool
+) -> bool:
+    """Whether a handshake from this `Origin` may go on.
+
+    Browsers send a cookie whichever page asks, so a token in a cookie counts only together with an
+    allowed origin; where none are configured, that is the server's own. Other tokens are given by
+    the page itself: their origin matters once origins are configured, and one is sent.
+    """
+    if allowed:
+        return not by_cookie if origin is None else origin.lower() in allowed
+    if not by_cookie:
+        return True
+    return origin is not None and host is not None and _same(origin, host)
+
+
+def _same(origin: str, host: str) -> bool:
+    # The scheme is not compared: TLS usually ends before this server.
+    return urlsplit(origin.lower()).netloc == host.lower()

@@ -1,0 +1,219 @@
+"""All connections of this process: taking them in, their one timer wheel, and the drain."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import random
+from typing import NamedTuple
+
+from service.core import messages
+from service.core.close import CloseCode
+from service.core.drain import plan_drain
+from service.core.errors import EngineError, EngineUnavailable
+from service.core.position import Position
+from service.core.principal import Principal
+from service.core.session import Request, Session
+from service.core.wheel import Wheel
+from service.hub.connection import Connection
+from service.hub.hub import Hub
+from service.hub.joining import Joining, Start
+from service.hub.policy import HubPolicy
+from service.ports import Instrumentation, UserVerifier
+
+logger = logging.getLogger("herald.connection")
+
+_RECONNECT_SPREAD_MS = 1000
+"""Dismissed clients come back spread over this time, on top of their batch."""
+
+
+class Newcomer(NamedTuple):
+    """What the handshake found out about a client.
+
+    Attributes:
+        plain: no subprotocol: `principal` is known and `request` was in the URL.
+        principal: who it is, where the handshake brought a good token.
+    """
+
+    plain: bool
+    principal: Principal | None
+    request: Request
+
+
+class Clients:
+    """Makes connections, and is what they see of the rest."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        verifier: UserVerifier,
+        policy: HubPolicy,
+        stats: Instrumentation,
+        node: str,
+    ) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.hub = hub
+        self.policy = policy
+        self.stats = stats
+        self.node = node
+        self.draining = False
+        self.drain_left = 0
+        self.connections: set[Connection] = set()
+        self._joining = Joining(hub)
+        self.verify = verifier.verify
+        self._serials = itertools.count(1)
+        shortest = min(policy.heartbeat_interval, policy.heartbeat_timeout, policy.close_timeout)
+        self._tick = min(0.25, max(0.005, shortest / 8))
+        self.wheel: Wheel[Connection] = Wheel(self.loop.time(), self._tick)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no more connections are taken."""
+        limit = self.policy.max_connections
+        return bool(limit) and len(self.connections) >= limit
+
+    def has_too_many(self, user: str) -> bool:
+        """Whether this user has as many connections here as allowed."""
+        limit = self.policy.max_connections_per_user
+        return bool(limit) and self.hub.holders("user:" + user) >= limit
+
+    # Coming
+
+    def adopt(self, transport: asyncio.Transport, newcomer: Newcomer, early: bytes) -> Connection:
+        """Take a socket over right after its handshake. `early`: what the client sent already."""
+        now = self.loop.time()
+        session = Session(self.policy.max_topics, newcomer.principal)
+        connection = Connection(
+            self, transport, session, plain=newcomer.plain, serial=next(self._serials), now=now
+        )
+        self.connections.add(connection)
+        transport.set_protocol(connection)
+        transport.resume_reading()
+        self.wheel.schedule(connection, now + self.policy.connect_timeout)
+        if newcomer.plain:
+            assert newcomer.principal is not None
+            connection.start(newcomer.principal, newcomer.request)
+        if early:
+            connection.data_received(early)
+        return connection
+
+    async def admit(self, connection: Connection, principal: Principal, request: Request) -> None:
+        """Join the channels, say welcome, replay, go live."""
+        if self.draining:
+            self.stats.refused("draining")
+            connection.close(CloseCode.TRY_AGAIN_LATER, "the server is about to restart")
+            return
+        if self.has_too_many(principal.user):
+            self.stats.refused("user_limit")
+            connection.close(CloseCode.TOO_MANY_CONNECTIONS, "this user has too many connections")
+            return
+        plan = connection.session.admitted(principal, request)
+        connection.set_timer(self.loop.time())
+        starts: list[Start] = []
+        try:
+            starts = await self._begin_all(plan.joins)
+        except (EngineUnavailable, EngineError) as error:
+            logger.warning("a client was turned away", extra={"reason": str(error)})
+            self.stats.refused("engine")
+            connection.close(CloseCode.TRY_AGAIN_LATER, "the engine is away")
+            return
+        if connection.closing:
+            for start in starts:
+                self._joining.abandon(start)
+            return
+        self.stats.connected()
+        connection.send(
+            messages.welcome(
+                connection.name,
+                principal.user,
+                self.policy.heartbeat_interval,
+                principal.expires,
+                {start.live.name: messages.Joined(start.at, start.recovered) for start in starts},
+            )
+        )
+        for refusal in plan.refusals:
+            connection.send(refusal)
+        for start in starts:
+            self._joining.follow(connection, start)
+
+    async def _begin_all(self, joins: dict[str, Position | None]) -> list[Start]:
+        """Begin to join all channels, or none."""
+        beginnings = [
+            self.loop.create_task(self._joining.begin(channel, since))
+            for channel, since in joins.items()
+        ]
+        try:
+            return list(await asyncio.gather(*beginnings))
+        except BaseException:
+            for task in beginnings:
+                task.cancel()
+            for result in await asyncio.gather(*beginnings, return_exceptions=True):
+                if isinstance(result, Start):
+                    self._joining.abandon(result)
+            raise
+
+    async def join(self, connection: Connection, channel: str, since: Position | None) -> None:
+        """A `subscribe`: join one more channel."""
+        try:
+            start = await self._joining.begin(channel, since)
+        except (EngineUnavailable, EngineError):
+            connection.session.channels.discard(channel)
+            connection.send(
+                messages.error("unavailable", "The engine is away; try again later.", channel)
+            )
+            return
+        if connection.closing:
+            self._joining.abandon(start)
+            return
+        connection.send(messages.subscribed(channel, messages.Joined(start.at, start.recovered)))
+        self._joining.follow(connection, start)
+
+    # Going
+
+    def lost(self, connection: Connection, code: int) -> None:
+        """The socket is closed."""
+        self.wheel.cancel(connection)
+        self.connections.discard(connection)
+        self.stats.disconnected(code)
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug("disconnected", extra={"id": connection.name, "code": code})
+
+    async def beat(self) -> None:
+        """Turn the wheel, for ever: one task for the timers of all connections."""
+        while True:
+            await asyncio.sleep(self._tick)
+            now = self.loop.time()
+            for connection in self.wheel.advance(now):
+                try:
+                    connection.wake(now)
+                except Exception:
+                    logger.exception("a timer failed", extra={"id": connection.name})
+                    connection.transport.abort()
+
+    async def drain(self, seconds: float) -> None:
+        """Tell everyone to reconnect and close them in jittered batches, within `seconds`.
+
+        From here on no connection is admitted. Returns when all are gone, or time is up and the
+        last ones are cut off.
+        """
+        self.draining = True
+        deadline = self.loop.time() + seconds
+        everyone = list(self.connections)
+        random.shuffle(everyone)
+        self.drain_left = len(everyone)
+        logger.info("draining", extra={"connections": len(everyone), "seconds": seconds})
+        for batch in plan_drain(len(everyone), seconds, [random.random() for _ in range(64)]):
+            await asyncio.sleep(batch.delay)
+            for connection in everyone[: batch.size]:
+                connection.dismiss(random.randrange(_RECONNECT_SPREAD_MS))
+            del everyone[: batch.size]
+            self.stats.drained(batch.size)
+            self.drain_left = len(everyone)
+        # Those that were in their handshake when it began.
+        while self.connections and self.loop.time() < deadline:
+            for connection in list(self.connections):
+                connection.dismiss(random.randrange(_RECONNECT_SPREAD_MS))
+            await asyncio.sleep(min(0.05, max(0.0, deadline - self.loop.time())))
+        for connection in list(self.connections):
+            connection.transport.abort()

@@ -1,0 +1,435 @@
+"""One client's socket, after the handshake: bytes to messages, effects to bytes, and every way out.
+
+A connection is the transport's protocol itself, one object with slots: idle it has no task, no
+queue, no parser and no timer of its own (its place in the hub's wheel is one set entry). Bytes that
+arrive are parsed by a reader that is dropped when nothing is half read. Messages are dealt with one
+at a time: while one needs the engine or a key, reading from the socket is paused.
+
+Every way out goes through `close` (our verdict) or `connection_lost` (the transport's), each once;
+`_forget` then frees channels, timer and waiters.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
+
+from service.core import messages
+from service.core.close import CloseCode
+from service.core.errors import (
+    InvalidMessage,
+    Unauthorized,
+)
+from service.core.frames import (
+    PING_FRAME,
+    FrameError,
+    Kind,
+    MessageReader,
+    close_frame,
+    is_lone_pong,
+    pong_frame,
+    text_frame,
+)
+from service.core.heartbeat import Beat, check_pulse
+from service.core.principal import Principal
+from service.core.session import (
+    Acked,
+    Admit,
+    Close,
+    Effect,
+    Join,
+    Leave,
+    Reauthenticate,
+    Reply,
+    Request,
+    Session,
+    State,
+)
+from service.hub.outstanding import outstanding
+
+if TYPE_CHECKING:
+    from service.hub.clients import Clients
+    from service.hub.joining import Start
+
+logger = logging.getLogger("herald.connection")
+
+_MESSAGES_PER_TURN = 64
+"""Then the others have their turn: a flood of tiny messages must not hold up the loop."""
+
+_REPLAY_ROOM = 256 * 1024
+"""Bytes: a replay's page may be waiting to be read beside the answers."""
+
+_PING_PLAIN = PING_FRAME
+# A browser's scripts do not see WebSocket pings, so `herald.v1` says it in a message as well: its
+# client can tell a dead connection by silence. Either answer is a sign of life.
+_PING_HERALD = PING_FRAME + text_frame(messages.PING)
+
+
+class Connection(asyncio.Protocol):
+    """See the module's text. Made by `Clients`, with the transport of the handshake."""
+
+    __slots__ = (
+        "_busy",
+        "_clients",
+        "_peer_code",
+        "_pinged_at",
+        "_plain",
+        "_reader",
+        "_seen",
+        "_tasks",
+        "_unread",
+        "_waiter",
+        "closing",
+        "congested",
+        "due",
+        "following",
+        "serial",
+        "session",
+        "slot",
+        "transport",
+    )
+
+    def __init__(
+        self,
+        clients: Clients,
+        transport: asyncio.Transport,
+        session: Session,
+        *,
+        plain: bool,
+        serial: int,
+        now: float,
+    ) -> None:
+        self._clients = clients
+        self.transport = transport
+        self.session = session
+        self.serial = serial
+        self.slot = -1
+        self.due = 0.0
+        self.closing = 0  # the close code, once there is one
+        self.congested = False
+        self.following: dict[str, Start] | None = None
+        self._plain = plain
+        self._seen = now
+        self._pinged_at = 0.0
+        self._unread = 0  # bytes on their way to the peer when it was pinged
+        self._peer_code = 1006
+        self._busy = False
+        self._reader: MessageReader | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._tasks: set[asyncio.Task[None]] | None = None
+
+    @property
+    def name(self) -> str:
+        """This connection's id, for the client and the logs."""
+        return f"{self._clients.node}-{self.serial:x}"
+
+    def start(self, principal: Principal, request: Request) -> None:
+        """A plain client: all is known, so its admission begins at once."""
+        self._work(self._clients.admit(self, principal, request))
+
+    # The transport's side
+
+    def data_received(self, data: bytes) -> None:
+        self._seen = self._clients.loop.time()
+        if self._reader is None:
+            if is_lone_pong(data):
+                self._ponged()
+                return
+            self._reader = MessageReader(self._clients.policy.max_message_bytes)
+        self._reader.feed(data)
+        self._read()
+
+    def eof_received(self) -> bool:
+        return False  # a half-closed client hears nothing any more: close
+
+    def pause_writing(self) -> None:
+        self.congested = True
+
+    def resume_writing(self) -> None:
+        self.congested = False
+        self._wake_waiter()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        code = self.closing or self._peer_code
+        if not self.closing:
+            self.closing = self._peer_code
+            self._forget()
+        self.congested = False
+        self._wake_waiter()
+        self._clients.lost(self, code)
+
+    # Reading
+
+    def _read(self) -> None:
+        reader = self._reader
+        if reader is None or self._busy:
+            return
+        for _ in range(_MESSAGES_PER_TURN):
+            try:
+                incoming = reader.read()
+            except FrameError as error:
+                self._reader = None
+                # What follows cannot be read, so no answer to the close is waited for.
+                self.close(error.code, error.reason, wait=False)
+                return
+            if incoming is None:
+                if reader.idle:
+                    self._reader = None
+                return
+            if incoming.kind is Kind.CLOSE:
+                self._peer_closed(incoming.code)
+                return
+            if self.closing:
+                continue  # only the answer to our close is of interest
+            if incoming.kind is Kind.TEXT:
+                self._clients.stats.received_messages += 1
+                if not self._take(incoming.payload):
+                    return
+            elif incoming.kind is Kind.PING:
+                self._reply(pong_frame(incoming.payload))
+            else:
+                self._ponged()
+        self._pause()
+        self._clients.loop.call_soon(self._go_on)
+
+    def _take(self, payload: bytes) -> bool:
+        """Deal with a message; False where that takes time, and reading waits for it."""
+        try:
+            effect = self.session.receive(messages.decode_client_message(payload))
+        except InvalidMessage as problem:
+            effect = self.session.malformed(problem)
+        self._carry_out(effect)
+        return not self._busy
+
+    def _carry_out(self, effect: Effect) -> None:
+        match effect:
+            case Reply(payloads):
+                for payload in payloads:
+                    self._reply(text_frame(payload))
+            case Leave(channels, payloads):
+                for channel in channels:
+                    self._leave(channel)
+                for payload in payloads:
+                    self.send(payload)
+            case Acked():
+                self._clients.stats.acks += 1
+            case Close(code, reason, payloads):
+                for payload in payloads:
+                    self.send(payload)
+                self.close(code, reason)
+            case Admit(token, request):
+                self._work(self._admit(token, request))
+            case Reauthenticate(token):
+                self._work(self._reauthenticate(token))
+            case Join(channel, since):
+                self._work(self._clients.join(self, channel, since))
+
+    def _work(self, work: Coroutine[Any, Any, None]) -> None:
+        """Deal with a message that needs time; nothing else is read until it is done."""
+        self._pause()
+        self.run(self._guard(work))
+
+    async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except Exception:
+            logger.exception("a client message was not dealt with", extra={"id": self.name})
+            self.close(CloseCode.INTERNAL_ERROR, "internal error")
+        finally:
+            self._go_on()
+
+    def _pause(self) -> None:
+        self._busy = True
+        self.transport.pause_reading()
+
+    def _go_on(self) -> None:
+        self._busy = False
+        if not self.transport.is_closing():
+            self.transport.resume_reading()
+            self._read()
+
+    async def _admit(self, token: str | None, request: Request) -> None:
+        principal = self.session.principal
+        if token is not None:
+            try:
+                principal = await self._clients.verify(token)
+            except Unauthorized as error:
+                self._clients.stats.refused("token")
+                self.close(CloseCode.UNAUTHORIZED, str(error))
+                return
+        if principal is None:
+            self._clients.stats.refused("token")
+            self.close(CloseCode.UNAUTHORIZED, "no token was given")
+            return
+        if not self.closing:
+            await self._clients.admit(self, principal, request)
+
+    async def _reauthenticate(self, token: str) -> None:
+        try:
+            principal = await self._clients.verify(token)
+        except Unauthorized as error:
+            self.send(messages.error("unauthorized", str(error)))
+            return
+        if self.closing:
+            return
+        self._carry_out(self.session.reauthenticated(principal))
+        self.set_timer(self._clients.loop.time())
+
+    # Writing
+
+    def send(self, payload: bytes) -> None:
+        """Send one message of ours. All writes of one turn of the loop leave in one call."""
+        self.write(text_frame(payload))
+
+    def write(self, data: bytes) -> None:
+        """Write frames that this connection alone is owed."""
+        if not self.closing:
+            self._clients.stats.delivered_bytes += len(data)
+            self.transport.write(data)
+
+    def _reply(self, data: bytes) -> None:
+        """Write what the client asked for; one that keeps asking and never reads is cut off."""
+        waiting = self.transport.get_write_buffer_size() if self.congested else 0
+        if waiting > self._clients.policy.send_queue_bytes + _REPLAY_ROOM:
+            self.close(CloseCode.SLOW_CONSUMER, "reads too slowly")
+        else:
+            self.write(data)
+
+    async def drained(self) -> None:
+        """Wait until the client has read most of what was written, or is gone."""
+        while self.congested and not self.closing:
+            if self._waiter is None:
+                self._waiter = self._clients.loop.create_future()
+            await asyncio.shield(self._waiter)
+
+    def run(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something for this connection; cancelled when that is lost."""
+        task = self._clients.loop.create_task(work)
+        if self._tasks is None:
+            self._tasks = set()
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        if self._tasks is not None:
+            self._tasks.discard(task)
+            if not self._tasks:
+                self._tasks = None
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("a replay broke off", exc_info=error, extra={"id": self.name})
+            self.close(CloseCode.INTERNAL_ERROR, "internal error")
+
+    # Time
+
+    def set_timer(self, now: float) -> None:
+        """Look at this connection again when the next thing is due."""
+        policy = self._clients.policy
+        principal = self.session.principal
+        pinged = self._pinged_at >= self._seen
+        due = self._seen + policy.heartbeat_interval + (policy.heartbeat_timeout if pinged else 0.0)
+        if principal is not None:
+            left = principal.expires + policy.token_leeway - time.time()
+            due = min(due, now + left)
+        self._clients.wheel.schedule(self, due)
+
+    def wake(self, now: float) -> None:
+        """The timer fired."""
+        policy = self._clients.policy
+        if self.closing:
+            self.transport.abort()
+            return
+        principal = self.session.principal
+        if self.session.state is State.CONNECTING:
+            self._clients.stats.refused("connect_timeout")
+            self.close(CloseCode.TIMEOUT, "no connect message in time")
+            return
+        if principal is not None and time.time() >= principal.expires + policy.token_leeway:
+            self.close(CloseCode.UNAUTHORIZED, "the token has expired")
+            return
+        pulse = check_pulse(
+            now,
+            self._seen,
+            self._pinged_at >= self._seen,
+            policy.heartbeat_interval,
+            policy.heartbeat_timeout,
+        )
+        if pulse.beat is Beat.REAP:
+            if self._unread and outstanding(self.transport) < self._unread:
+                # It answers no ping yet because it still reads what was sent before.
+                self._seen = now
+                self.set_timer(now)
+                return
+            self.close(CloseCode.TIMEOUT, "no sign of life", wait=False)
+            return
+        if pulse.beat is Beat.PING:
+            self._pinged_at = now
+            self._unread = outstanding(self.transport)
+            self._clients.stats.pings += 1
+            self.transport.write(_PING_PLAIN if self._plain else _PING_HERALD)
+        self.set_timer(now)
+
+    def _ponged(self) -> None:
+        if self._pinged_at:
+            self._clients.stats.ponged(self._seen - self._pinged_at)
+            self._pinged_at = 0.0
+
+    # Ways out
+
+    def dismiss(self, after_ms: int) -> None:
+        """The node is about to stop: say when to come back, and close."""
+        if self.session.state is State.OPEN:
+            self.send(messages.reconnect(after_ms))
+        self.close(CloseCode.RESTART, "the server restarts")
+
+    def close(self, code: CloseCode, reason: str, *, wait: bool = True) -> None:
+        """End the connection with a close frame; the second call does nothing.
+
+        `wait`: for the client's answer, up to the policy's `close_timeout`; otherwise the socket
+        is closed as soon as all is written, and cut off where that is not possible.
+        """
+        if self.closing:
+            return
+        self.closing = code
+        self._forget()
+        self.transport.write(close_frame(code, reason))
+        if self._busy:
+            self._busy = False
+            self.transport.resume_reading()
+        now = self._clients.loop.time()
+        self._clients.wheel.schedule(self, now + self._clients.policy.close_timeout)
+        if not wait:
+            self.transport.close()
+        self._wake_waiter()
+
+    def _peer_closed(self, code: int) -> None:
+        self._reader = None
+        if not self.closing:
+            self._peer_code = self.closing = code
+            self._forget()
+            # RFC 6455, 5.5.1: answered with the code that came; 1005 stands for none.
+            self.transport.write(b"\x88\x00" if code == 1005 else close_frame(code, ""))
+            now = self._clients.loop.time()
+            self._clients.wheel.schedule(self, now + self._clients.policy.close_timeout)
+        self.transport.close()
+
+    def _leave(self, channel: str) -> None:
+        following = self.following is not None and self.following.pop(channel, None) is not None
+        self._clients.hub.leave(self, channel, following=following)
+
+    def _forget(self) -> None:
+        """Nothing is delivered from here on; the memory is free once the socket is closed."""
+        for channel in list(self.session.channels):
+            self._leave(channel)
+        self.session.channels.clear()
+        self.following = None
+        for task in list(self._tasks or ()):
+            task.cancel()
+
+    def _wake_waiter(self) -> None:
+        if self._waiter is not None:
+            if not self._waiter.done():
+                self._waiter.set_result(None)
+            self._waiter = None

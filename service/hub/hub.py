@@ -1,0 +1,357 @@
+"""Channel → connections. Passes pushed events on, and mends what the pushes lost.
+
+One event's way: `_pushed` finds the channel (one look-up), its feed judges the position (once), the
+frame is built (once) and put with what the channel's members are owed this turn; `_flush` writes it
+to each of them. Whatever does not fit is read from the log by `_heal`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from typing import TYPE_CHECKING, Any
+
+from service.core import messages
+from service.core.close import CloseCode
+from service.core.errors import EngineError, EngineUnavailable
+from service.core.feed import CaughtUp, Feed, Push
+from service.core.frames import text_frame
+from service.core.log import Entry, Page
+from service.core.outbox import overflows
+from service.core.position import Position
+from service.hub.live import LiveChannel
+from service.hub.policy import HubPolicy
+from service.ports import EventLog, Instrumentation, Subscriptions
+
+if TYPE_CHECKING:
+    from service.hub.connection import Connection
+
+logger = logging.getLogger("herald.hub")
+
+_AUDIT_BATCH = 256
+_RETRY_SECONDS = 0.2
+
+
+class Hub:
+    """All channels and connections of this process."""
+
+    def __init__(
+        self,
+        log: EventLog,
+        subscriptions: Subscriptions,
+        policy: HubPolicy,
+        stats: Instrumentation,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._log = log
+        self._subscriptions = subscriptions
+        self.policy = policy
+        self.stats = stats
+        self._channels: dict[str, LiveChannel] = {}
+        self._dirty: list[LiveChannel] = []
+        self._reads = asyncio.Semaphore(policy.reads_in_flight)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.demote: Callable[[Connection, LiveChannel, Position], None] = _refuse_to_demote
+        """Brings a member that cannot take a large piece at once back to the place by itself."""
+        subscriptions.on_pushed(self._pushed)
+        subscriptions.on_restored(self.heal_all)
+
+    # Counting
+
+    def holders(self, channel: str) -> int:
+        """Connections that listen to this channel here, or are about to."""
+        live = self._channels.get(channel)
+        return 0 if live is None else live.holds
+
+    def count_users(self) -> int:
+        """Users with a connection here."""
+        return sum(1 for name in self._channels if name.startswith("user:"))
+
+    def count_channels(self) -> int:
+        """Channels that are listened to here."""
+        return len(self._channels)
+
+    # Channels
+
+    def hold(self, channel: str, since: Position | None) -> tuple[LiveChannel, bool]:
+        """Begin to listen, or go on; `release` undoes it. Before its feed is used: `opened`.
+
+        Where the channel must be opened, `since` is read in the same step, and the second value
+        says so.
+        """
+        live = self._channels.get(channel)
+        if live is None:
+            live = self._channels[channel] = LiveChannel(channel)
+        opens = live.feed is None and live.opening is None
+        if opens:
+            live.opening = self._loop.create_task(self._open(live, since))
+            live.opening.add_done_callback(_retrieve)
+        live.holds += 1
+        return live, opens
+
+    async def opened(self, live: LiveChannel) -> tuple[Feed, Page | None]:
+        """The feed, watched for the caller, who must `unwatch` it; and the page of `hold`.
+
+        Raises:
+            EngineUnavailable, EngineError
+        """
+        page = None
+        if live.opening is not None:
+            page = await asyncio.shield(live.opening)
+        feed = live.feed
+        if feed is not None:
+            feed.watch()
+            return feed, page
+        assert page is not None
+        # The first holder that gets here: what was pushed since the page was read follows it.
+        feed = live.feed = Feed(page.tip)
+        live.opening = None
+        feed.watch()
+        early, live.early = live.early or [], None
+        for entry, accepted in early:
+            self._pushed(live.name, entry, accepted)
+        return feed, page
+
+    def release(self, live: LiveChannel) -> None:
+        """The opposite of `hold`."""
+        live.holds -= 1
+        if live.holds == 0:
+            if live.opening is not None:
+                live.opening.cancel()
+            self._subscriptions.unsubscribe(live.name)
+            del self._channels[live.name]
+
+    def admit(self, live: LiveChannel, connection: Connection) -> None:
+        """Make a holder a member: it has exactly what the feed's position says."""
+        # What the members are still owed this turn, the new one has already.
+        if live.fresh is not None:
+            self._flush_channel(live)
+        live.members.add(connection)
+
+    def leave(self, connection: Connection, channel: str, *, following: bool) -> None:
+        """A member goes, or one that was `following` on its way to be one."""
+        live = self._channels.get(channel)
+        if live is None:
+            return
+        if connection in live.members:
+            # What was pushed in this turn was pushed while it was a member.
+            if live.fresh is not None and not connection.closing:
+                self._flush_channel(live)
+            live.members.discard(connection)
+            self.release(live)
+        elif following:
+            self.release(live)
+
+    async def read(self, channel: str, after: Position | None) -> Page:
+        """Read a page of a log; only so many at a time.
+
+        Raises:
+            EngineUnavailable, EngineError
+        """
+        async with self._reads:
+            return await self._log.read(channel, after)
+
+    async def _open(self, live: LiveChannel, since: Position | None) -> Page:
+        try:
+            await self._subscriptions.subscribe(live.name)
+            # Only now: what is not in this page will be pushed.
+            return await self.read(live.name, since)
+        except BaseException:
+            live.opening = None  # the next holder tries again
+            raise
+
+    # Events
+
+    def _pushed(self, channel: str, entry: Entry, accepted: int) -> None:
+        self.stats.pushes += 1
+        live = self._channels.get(channel)
+        if live is None:
+            return  # given up a moment ago
+        feed = live.feed
+        if feed is None:
+            if live.early is None:
+                live.early = []
+            live.early.append((entry, accepted))
+            return
+        verdict = feed.pushed(entry)
+        if verdict is Push.NEXT:
+            self._owe(live, live.frame(entry), accepted)
+        elif verdict is Push.HOLE:
+            self.heal(live)
+        else:
+            self.stats.duplicate_pushes += 1
+
+    def _owe(self, live: LiveChannel, frame: bytes, accepted: int) -> None:
+        if live.fresh is None:
+            live.fresh = []
+            live.accepted = []
+            if not self._dirty:
+                self._loop.call_soon(self._flush)
+            self._dirty.append(live)
+        live.fresh.append(frame)
+        assert live.accepted is not None
+        live.accepted.append(accepted)
+
+    def _flush(self) -> None:
+        """The end of the turn: write to every member what its channels owe it."""
+        dirty, self._dirty = self._dirty, []
+        for live in dirty:
+            if live.fresh is not None:
+                self._flush_channel(live)
+
+    def _flush_channel(self, live: LiveChannel) -> None:
+        frames, accepted = live.fresh, live.accepted
+        live.fresh = live.accepted = None
+        if not frames or not accepted or not live.members:
+            return
+        self._write(live.members, frames, self._cut_off)
+        now = time.time()
+        for microseconds in accepted:
+            self.stats.written(now - microseconds / 1e6)
+
+    def _write(
+        self,
+        members: Iterable[Connection],
+        frames: list[bytes],
+        too_slow: Callable[[Connection], None],
+    ) -> None:
+        data = frames[0] if len(frames) == 1 else b"".join(frames)
+        size, budget = len(data), self.policy.send_queue_bytes
+        slow: list[Connection] = []
+        written = 0
+        for member in members:
+            transport = member.transport
+            if overflows(transport.get_write_buffer_size(), size, budget):
+                slow.append(member)
+            else:
+                transport.write(data)
+                written += 1
+        self.stats.deliveries += written * len(frames)
+        self.stats.delivered_bytes += written * size
+        for member in slow:
+            too_slow(member)
+
+    def _cut_off(self, connection: Connection) -> None:
+        connection.close(CloseCode.SLOW_CONSUMER, "reads too slowly")
+
+    # Mending
+
+    def heal_all(self) -> None:
+        """Pushes of any channel may be missing: read them all."""
+        logger.info("reading all channels again", extra={"channels": len(self._channels)})
+        for live in self._channels.values():
+            if live.feed is not None:
+                self.heal(live)
+
+    def heal(self, live: LiveChannel) -> None:
+        """Pushes of this channel are missing: read them from the log."""
+        if not live.healing:
+            live.healing = True
+            self.stats.heals += 1
+            self._spawn(self._heal(live))
+
+    async def _heal(self, live: LiveChannel) -> None:
+        feed = live.feed
+        assert feed is not None
+        feed.watch()
+        try:
+            again = True
+            while again and live.holds:
+                since = feed.position
+                try:
+                    page = await self.read(live.name, since)
+                except (EngineUnavailable, EngineError):
+                    # A link that comes back starts this again by itself (`heal_all`), but other
+                    # troubles of the engine pass without a sign.
+                    await asyncio.sleep(_RETRY_SECONDS)
+                    continue
+                again = self.pass_on(live, since, page)
+                if again and feed.position == since:
+                    await asyncio.sleep(_RETRY_SECONDS)
+        finally:
+            live.healing = False
+            feed.unwatch()
+
+    def pass_on(self, live: LiveChannel, since: Position, page: Page) -> bool:
+        """Move the feed on with a page that was read after `since`, and tell its members.
+
+        Returns whether the log must be read again.
+        """
+        feed = live.feed
+        assert feed is not None
+        if live.fresh is not None:
+            self._flush_channel(live)
+        before = feed.position
+        caught: CaughtUp = feed.caught_up(since, page)
+        frames: list[bytes] = []
+        if caught.gap is not None:
+            self.stats.gaps += len(live.members)
+            frames.append(text_frame(messages.gap(live.name, *caught.gap)))
+        frames += [live.frame(entry) for entry in caught.entries]
+        if frames and live.members:
+
+            def by_itself(member: Connection) -> None:
+                # A large piece after an outage is nobody's slowness.
+                live.members.discard(member)
+                self.demote(member, live, before)
+
+            self._write(live.members, frames, by_itself)
+        return caught.again
+
+    async def audit(self) -> None:
+        """Compare positions with the logs, for ever: finds a lost push that no other followed."""
+        interval = self.policy.position_check_interval
+        while True:
+            await asyncio.sleep(interval)
+            names = list(self._channels)
+            pause = interval / 2 / max(1, len(names) / _AUDIT_BATCH)
+            for start in range(0, len(names), _AUDIT_BATCH):
+                try:
+                    await self._audit_batch(names[start : start + _AUDIT_BATCH])
+                except (EngineUnavailable, EngineError):
+                    break  # the reconnect reads everything anyway
+                await asyncio.sleep(min(pause, 1.0))
+
+    async def _audit_batch(self, names: list[str]) -> None:
+        feeds = {
+            name: (live, live.feed.position)
+            for name in names
+            if (live := self._channels.get(name)) is not None and live.feed is not None
+        }
+        tips = await self._log.tips(list(feeds))
+        behind: list[tuple[LiveChannel, Position | None]] = []
+        for (live, position), tip in zip(feeds.values(), tips, strict=True):
+            if tip is None or tip < position or tip > position:
+                behind.append((live, tip))
+        if behind:
+            # The push of what is newer may be on its way.
+            await asyncio.sleep(min(0.5, self.policy.position_check_interval / 2))
+        for live, tip in behind:
+            if not live.holds or live.feed is None:
+                continue
+            if tip is None or tip > live.feed.position or tip.epoch < live.feed.position.epoch:
+                logger.warning("a push was lost; reading the log")
+                self.heal(live)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """Stop the mending."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def _retrieve(task: asyncio.Task[Page]) -> None:
+    # All who waited may be gone; a failure that nobody asks for is no error.
+    if not task.cancelled():
+        task.exception()
+
+
+def _refuse_to_demote(connection: Connection, live: LiveChannel, since: Position) -> None:
+    connection.close(CloseCode.SLOW_CONSUMER, "reads too slowly")

@@ -1,0 +1,239 @@
+"""Brings a connection into a channel: subscribed, then history, then live, without a seam.
+
+How it works. `begin` holds the channel (its subscription is confirmed before anything is read) and
+finds out what the client's position is worth; that much must be known for the `welcome`. `follow`
+then writes pages of the log until the connection stands where the channel's feed stands, and makes
+it a member: the test and the step happen without an `await` between them, so nothing can come
+between. A client that reads slowly is waited for page by page: a replay of any size holds one page
+of memory and never overflows the outbox.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, NamedTuple
+
+from service.core import messages
+from service.core.close import CloseCode
+from service.core.errors import EngineError, EngineUnavailable, HeraldError
+from service.core.feed import Feed
+from service.core.log import Page, assess
+from service.core.position import BEGINNING, Position
+from service.hub.hub import Hub
+from service.hub.live import LiveChannel
+
+if TYPE_CHECKING:
+    from service.hub.connection import Connection
+
+logger = logging.getLogger("herald.hub")
+
+_RETRIES = 5
+_RETRY_SECONDS = 0.5
+
+
+class Start(NamedTuple):
+    """Where a joining connection stands in a channel.
+
+    Attributes:
+        at: events follow from here.
+        recovered: the client asked for what follows a position, and gets it exactly.
+        gap_from: the client's position, where something after it may be missing.
+        page: read after `asked`, not yet written; None where nothing is known to follow.
+        crossed: the epoch into which a gap was told (see `core.log.assess`).
+    """
+
+    live: LiveChannel
+    feed: Feed
+    at: Position
+    recovered: bool
+    gap_from: Position | None
+    page: Page | None
+    asked: Position | None
+    crossed: int | None
+
+
+class Joining:
+    """Joins connections to the hub's channels."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        hub.demote = self._demote
+
+    async def begin(self, channel: str, since: Position | None) -> Start:
+        """Hold a channel and judge `since`.
+
+        Ends with the channel held and its feed watched; `follow` or `abandon` comes next.
+
+        Raises:
+            EngineUnavailable, EngineError: nothing is held.
+        """
+        live, first = self._hub.hold(channel, since)
+        try:
+            feed, opening_page = await self._hub.opened(live)
+        except BaseException:
+            self._hub.release(live)
+            raise
+        try:
+            return await self._judge(live, feed, since, opening_page if first else None)
+        except BaseException:
+            self._give_up(live, feed)
+            raise
+
+    async def _judge(
+        self, live: LiveChannel, feed: Feed, since: Position | None, page: Page | None
+    ) -> Start:
+        if since is None:
+            return Start(live, feed, feed.position, False, None, None, None, None)
+        if page is None and since == feed.position:
+            self._hub.stats.resumed(exact=True)
+            return Start(live, feed, since, True, None, None, None, None)
+        asked = since
+        if page is None:
+            asked = min(since, feed.position)
+            page = await self._hub.read(live.name, asked)
+        resumption = assess(since, page.tip, page.first)
+        if resumption.start < asked:
+            # A position that this log never gave out gets everything.
+            asked = resumption.start
+            page = await self._hub.read(live.name, asked)
+            resumption = resumption._replace(start=assess(BEGINNING, page.tip, page.first).start)
+        self._hub.stats.resumed(resumption.exact)
+        gap_from = None if resumption.exact else since
+        crossed = None if resumption.exact else page.tip.epoch
+        at, exact = resumption.start, resumption.exact
+        return Start(live, feed, at, exact, gap_from, page, asked, crossed)
+
+    def abandon(self, start: Start) -> None:
+        """Undo `begin`."""
+        self._give_up(start.live, start.feed)
+
+    def _give_up(self, live: LiveChannel, feed: Feed) -> None:
+        feed.unwatch()
+        self._hub.release(live)
+
+    def follow(self, connection: Connection, start: Start) -> None:
+        """Tell the gap, replay, go live. Goes on by itself where it takes more than one step."""
+        if connection.closing:
+            self.abandon(start)
+            return
+        if start.gap_from is not None:
+            self._hub.stats.gaps += 1
+            connection.send(messages.gap(start.live.name, start.gap_from, start.at))
+        at = self._write(connection, start.live, start.at, start.page)
+        if self._arrive(connection, start.live, at, start.page, start.asked):
+            start.feed.unwatch()
+            return
+        self._go_on(connection, start, at)
+
+    def _go_on(self, connection: Connection, start: Start, at: Position) -> None:
+        if connection.following is None:
+            connection.following = {}
+        connection.following[start.live.name] = start
+        connection.run(self._follow(connection, start, at))
+
+    async def _follow(self, connection: Connection, start: Start, at: Position) -> None:
+        live, feed, crossed = start.live, start.feed, start.crossed
+        page, asked = start.page, start.asked
+        failures = 0
+        try:
+            while True:
+                await connection.drained()
+                if not _is_wanted(connection, start):
+                    return
+                if self._arrive(connection, live, at, page, asked):
+                    self._arrived(connection, live)
+                    return
+                asked = min(at, feed.position)
+                try:
+                    page = await self._hub.read(live.name, asked)
+                except (EngineUnavailable, EngineError):
+                    failures += 1
+                    if failures > _RETRIES:
+                        connection.close(CloseCode.TRY_AGAIN_LATER, "the engine is away")
+                        return
+                    await asyncio.sleep(_RETRY_SECONDS)
+                    continue
+                failures = 0
+                if not _is_wanted(connection, start):
+                    return
+                resumption = assess(at, page.tip, page.first, crossed)
+                if not resumption.exact:
+                    self._hub.stats.gaps += 1
+                    connection.send(messages.gap(live.name, at, resumption.start))
+                    crossed = page.tip.epoch
+                    at = resumption.start
+                    if at < asked:
+                        # The log went back: what it has must be read from its beginning.
+                        page = None
+                        continue
+                at = self._write(connection, live, at, page)
+        finally:
+            feed.unwatch()
+
+    def _arrived(self, connection: Connection, live: LiveChannel) -> None:
+        assert connection.following is not None
+        del connection.following[live.name]
+        connection.following = connection.following or None
+
+    def _write(
+        self, connection: Connection, live: LiveChannel, at: Position, page: Page | None
+    ) -> Position:
+        """Write what a page has after `at`; gives back the place then reached."""
+        if page is None:
+            return at
+        frames = [live.frame(entry) for entry in page.entries if entry.position > at]
+        if frames:
+            self._hub.stats.events_replayed += len(frames)
+            self._hub.stats.deliveries += len(frames)
+            connection.write(b"".join(frames))
+        return max(at, page.end)
+
+    def _arrive(
+        self,
+        connection: Connection,
+        live: LiveChannel,
+        at: Position,
+        page: Page | None,
+        asked: Position | None,
+    ) -> bool:
+        """Make the connection a member if it stands where the feed stands, or can be put there."""
+        feed = live.feed
+        assert feed is not None
+        if page is not None and not page.complete:
+            return False
+        ahead = page is not None and asked is not None and at > feed.position
+        # Where the log is ahead of the pushes, the feed moves on with what was read.
+        if page and asked and ahead and self._hub.pass_on(live, asked, page):
+            self._hub.heal(live)
+        if at < feed.position and not connection.congested:
+            tail = feed.tail(at)
+            if tail is None:
+                return False
+            connection.write(b"".join([live.frame(entry) for entry in tail]))
+            self._hub.stats.deliveries += len(tail)
+            at = feed.position
+        if at != feed.position or connection.congested:
+            return False
+        self._hub.admit(live, connection)
+        return True
+
+    def _demote(self, connection: Connection, live: LiveChannel, since: Position) -> None:
+        """A member falls back to `since` and comes forward again at its own pace."""
+        feed = live.feed
+        assert feed is not None
+        feed.watch()
+        self._go_on(connection, Start(live, feed, since, True, None, None, None, None), since)
+
+
+def _is_wanted(connection: Connection, start: Start) -> bool:
+    """Whether the client has not left meanwhile, be it to come again."""
+    following = connection.following
+    return following is not None and following.get(start.live.name) is start
+
+
+def trouble_code(error: HeraldError) -> CloseCode:
+    """The close code for a join that failed."""
+    if isinstance(error, EngineUnavailable | EngineError):
+        return CloseCode.TRY_AGAIN_LATER
+    return CloseCode.INTERNAL_ERROR

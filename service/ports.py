@@ -1,0 +1,156 @@
+"""What the inside of Herald asks of the outside, and what it may rely on.
+
+`hub` and `edge` know these protocols only; `broker`, `auth` and `telemetry` fulfil them, and `app`
+puts them together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+from service.core.errors import HeraldError
+from service.core.event import Event
+from service.core.log import Entry, Page
+from service.core.position import Position
+from service.core.principal import Principal, Publisher
+
+
+class Receipt(NamedTuple):
+    """What became of an event.
+
+    Attributes:
+        id: the publisher's, or one made up.
+        positions: where it is stored; all of its channels where `failure` is None.
+        duplicate: whether every channel had this id already, so that nothing was delivered.
+        failure: why the other channels do not have it: EngineUnavailable, EngineError or
+            IdempotencyConflict.
+    """
+
+    id: str
+    positions: dict[str, str]
+    duplicate: bool
+    failure: HeraldError | None
+
+
+class Submission(Protocol):
+    """An event on its way to the engine."""
+
+    async def receipt(self) -> Receipt:
+        """Wait until the engine has answered for every channel. Does not raise."""
+
+
+class EventLog(Protocol):
+    """The retained logs. Each channel's log is ordered and changes in atomic steps."""
+
+    async def submit(self, event: Event, publisher: Publisher) -> Submission:
+        """Send an event to be stored and published; events submitted in turn keep their order.
+
+        Raises:
+            EngineUnavailable: nothing was sent.
+            IdempotencyConflict: an id that was used with another payload; nothing was sent.
+            Overloaded: too many are in flight; nothing was sent.
+        """
+
+    async def read(self, channel: str, after: Position | None, limit: int | None = None) -> Page:
+        """Read events after a position, or just the tip (None). Creates the log's epoch.
+
+        Raises:
+            EngineUnavailable, EngineError
+        """
+
+    async def tips(self, channels: Sequence[str]) -> list[Position | None]:
+        """The last position of each log; None where nothing is known of it.
+
+        Raises:
+            EngineUnavailable, EngineError
+        """
+
+
+PushedHandler = Callable[[str, Entry, int], None]
+"""channel, entry, when it was accepted (Unix microseconds, the accepting node's clock)."""
+
+
+class Subscriptions(Protocol):
+    """The engine's pushes: at most once, in order per channel."""
+
+    def on_pushed(self, handler: PushedHandler) -> None:
+        """Who gets the pushes."""
+
+    def on_restored(self, handler: Callable[[], None]) -> None:
+        """Who is told when all subscriptions are there again after a loss: pushes are missing."""
+
+    async def subscribe(self, channel: str) -> None:
+        """Returns once the engine pushes every event that is published from now on.
+
+        Raises:
+            EngineUnavailable: not confirmed in time; `unsubscribe` gives it up.
+        """
+
+    def unsubscribe(self, channel: str) -> None:
+        """No more pushes of this channel."""
+
+
+class Health(Protocol):
+    """Whether events are delivered."""
+
+    def trouble(self) -> str | None:
+        """Why delivery does not work at the moment, or None where it does."""
+
+
+class UserVerifier(Protocol):
+    """From a user's token to who it is."""
+
+    async def verify(self, token: str) -> Principal:
+        """Raises Unauthorized, with a text that says why and never the token."""
+
+
+class PublisherVerifier(Protocol):
+    """From an Authorization header to who publishes."""
+
+    async def verify(self, authorization: str | None) -> Publisher:
+        """Raises Unauthorized or Forbidden."""
+
+
+class Instrumentation(Protocol):
+    """Numbers. Plain attributes are added to directly: the hot paths pay one addition."""
+
+    deliveries: int
+    delivered_bytes: int
+    received_messages: int
+    acks: int
+    pings: int
+    events_replayed: int
+    pushes: int
+    duplicate_pushes: int
+    heals: int
+    gaps: int
+    events_accepted: int
+    events_duplicate: int
+
+    def connected(self) -> None:
+        """A connection was admitted."""
+
+    def refused(self, reason: str) -> None:
+        """A handshake was refused."""
+
+    def disconnected(self, code: int) -> None:
+        """A connection ended with this close code (1006: without one)."""
+
+    def resumed(self, exact: bool) -> None:
+        """A position was held against the log."""
+
+    def publish_refused(self, status: int) -> None:
+        """A publish request was answered with an error."""
+
+    def written(self, seconds: float) -> None:
+        """An event was written to its sockets so long after it was accepted."""
+
+    def ponged(self, seconds: float) -> None:
+        """A ping was answered after so long."""
+
+    def engine_reconnected(self, link: str) -> None:
+        """A lost link is open again."""
+
+    def drained(self, connections: int) -> None:
+        """The drain closed so many connections."""

@@ -1,0 +1,171 @@
+"""Prometheus metrics: plain numbers while running, turned into samples when scraped.
+
+The hot paths add to attributes; nothing takes a lock. docs/operations.md lists every metric.
+"""
+
+from __future__ import annotations
+
+import platform
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import accumulate
+from typing import NamedTuple
+
+from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+
+from service import __version__
+from service.core.close import CloseCode
+
+_LATENCY = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_KNOWN_CODES = frozenset(int(code) for code in CloseCode) | {1005, 1006}
+
+
+class _Histogram:
+    """Counts per bucket; `bounds` are upper ends in seconds."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, seconds: float) -> None:
+        # Clocks of two nodes may differ by a little: never below zero.
+        seconds = max(seconds, 0.0)
+        self.counts[bisect_left(self.bounds, seconds)] += 1
+        self.total += seconds
+
+    def family(self, name: str, text: str) -> HistogramMetricFamily:
+        bounds = [*map(str, self.bounds), "+Inf"]
+        buckets = list(zip(bounds, accumulate(self.counts), strict=True))
+        return HistogramMetricFamily(name, text, buckets=buckets, sum_value=self.total)
+
+
+class Gauge(NamedTuple):
+    """A number that is asked for when scraped; None leaves it out."""
+
+    name: str
+    text: str
+    read: Callable[[], float | None]
+
+
+class Metrics:
+    """The `Instrumentation` port, and the registry that is scraped."""
+
+    def __init__(self) -> None:
+        self.deliveries = 0
+        self.delivered_bytes = 0
+        self.received_messages = 0
+        self.acks = 0
+        self.pings = 0
+        self.events_replayed = 0
+        self.pushes = 0
+        self.duplicate_pushes = 0
+        self.heals = 0
+        self.gaps = 0
+        self.events_accepted = 0
+        self.events_duplicate = 0
+        self._connects = 0
+        self._refusals: Counter[str] = Counter()
+        self._disconnects: Counter[str] = Counter()
+        self._resumes: Counter[str] = Counter({"exact": 0, "gap": 0})
+        self._publish_errors: Counter[str] = Counter()
+        self._reconnects: Counter[str] = Counter()
+        self._drained = 0
+        self._latency = _Histogram(_LATENCY)
+        self._round_trip = _Histogram(_LATENCY)
+        self._gauges: list[Gauge] = []
+        self.registry = CollectorRegistry()
+        self.registry.register(self)
+        ProcessCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
+
+    def add_gauges(self, gauges: list[Gauge]) -> None:
+        """Numbers that others hold."""
+        self._gauges += gauges
+
+    # The Instrumentation port
+
+    def connected(self) -> None:
+        self._connects += 1
+
+    def refused(self, reason: str) -> None:
+        self._refusals[reason] += 1
+
+    def disconnected(self, code: int) -> None:
+        # A client may close with any of 3000 to 4999: one label for those that are not ours.
+        self._disconnects[str(code) if code in _KNOWN_CODES else "other"] += 1
+
+    def resumed(self, exact: bool) -> None:
+        self._resumes["exact" if exact else "gap"] += 1
+
+    def publish_refused(self, status: int) -> None:
+        self._publish_errors[str(status)] += 1
+
+    def written(self, seconds: float) -> None:
+        self._latency.observe(seconds)
+
+    def ponged(self, seconds: float) -> None:
+        self._round_trip.observe(seconds)
+
+    def engine_reconnected(self, link: str) -> None:
+        self._reconnects[link] += 1
+
+    def drained(self, connections: int) -> None:
+        self._drained += connections
+
+    # The scrape
+
+    def collect(self) -> Iterator[Metric]:
+        """All of Herald's own metrics; called by the registry."""
+        for name, text, value in (
+            ("connects", "Connections that were admitted.", self._connects),
+            ("events_accepted", "Events stored and answered.", self.events_accepted),
+            ("events_duplicate", "Events that were known by their id.", self.events_duplicate),
+            ("event_deliveries", "Events written to sockets.", self.deliveries),
+            ("sent_bytes", "Bytes written to sockets.", self.delivered_bytes),
+            ("client_messages", "Messages received from clients.", self.received_messages),
+            ("client_acks", "Acknowledgements received.", self.acks),
+            ("events_replayed", "Events read from a log for a client.", self.events_replayed),
+            ("gaps", "Gaps told to clients.", self.gaps),
+            ("pings", "Pings sent.", self.pings),
+            ("engine_pushes", "Events pushed by the engine.", self.pushes),
+            ("engine_duplicate_pushes", "Pushes seen before.", self.duplicate_pushes),
+            ("heals", "Times a channel was read again to mend its pushes.", self.heals),
+            ("drained_connections", "Connections closed by a drain.", self._drained),
+        ):
+            yield CounterMetricFamily(f"herald_{name}", text, value=value)
+        for name, text, label, counts in (
+            ("refusals", "Handshakes and connects refused.", "reason", self._refusals),
+            ("disconnects", "Connections ended, by close code.", "code", self._disconnects),
+            ("resumes", "Positions held against the log.", "outcome", self._resumes),
+            ("publish_errors", "Publishes refused, by status.", "status", self._publish_errors),
+            ("engine_reconnects", "Engine links opened again.", "link", self._reconnects),
+        ):
+            family = CounterMetricFamily(f"herald_{name}", text, labels=[label])
+            for value_of_label, count in sorted(counts.items()):
+                family.add_metric([value_of_label], count)
+            yield family
+        yield self._latency.family(
+            "herald_publish_to_write_seconds",
+            "From the acceptance of an event to its write to the sockets of this process.",
+        )
+        yield self._round_trip.family("herald_ping_round_trip_seconds", "From a ping to its pong.")
+        for gauge in self._gauges:
+            number = gauge.read()
+            if number is not None:
+                yield GaugeMetricFamily(gauge.name, gauge.text, value=number)
+        yield InfoMetricFamily(
+            "herald_build",
+            "Versions.",
+            value={"version": __version__, "python": platform.python_version()},
+        )

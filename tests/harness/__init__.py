@@ -1,0 +1,1 @@
+"""What the tests drive Herald with: real engines, real processes, real clients."""
