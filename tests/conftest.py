@@ -67,8 +67,7 @@ def start(engine: EmbeddedEngine, tmp_path: Path) -> Iterator[Callable[..., Hera
 
     yield start
     for herald in started:
-        if herald.process.poll() is None:
-            herald.stop()
+        herald.stop()
 
 
 @pytest.fixture(autouse=True)

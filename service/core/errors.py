@@ -5,6 +5,7 @@
     │   ├── InvalidChannel
     │   ├── InvalidPosition
     │   ├── InvalidEvent
+    │   │   └── TooManyEvents   a batch has more than it may
     │   └── InvalidMessage      a client's WebSocket message; carries a code word
     ├── EventTooLarge           one event is over its byte limit
     ├── IdempotencyConflict     an id was used before with another payload
@@ -37,6 +38,10 @@ class InvalidPosition(InvalidInput):
 
 class InvalidEvent(InvalidInput):
     """Not an event that can be published."""
+
+
+class TooManyEvents(InvalidEvent):
+    """A batch has more events than it may."""
 
 
 class InvalidMessage(InvalidInput):

@@ -19,7 +19,7 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from service.core.channel import parse_channel
-from service.core.errors import EventTooLarge, InvalidEvent
+from service.core.errors import EventTooLarge, InvalidEvent, TooManyEvents
 
 MAX_CHANNELS = 1000
 """Channels that one event may name."""
@@ -124,11 +124,12 @@ def decode_batch(body: bytes, *, max_events: int) -> list[bytes]:
 
     Raises:
         InvalidEvent: if the body has another shape.
+        TooManyEvents: if there are more than `max_events`.
         EventTooLarge: never; each event's own size is judged by `decode_event`.
     """
     events = _decode(_batch, body).events
     if len(events) > max_events:
-        raise InvalidEvent(f"A batch has at most {max_events} events; this one has {len(events)}.")
+        raise TooManyEvents(f"A batch has at most {max_events} events; this one has {len(events)}.")
     return [bytes(event) for event in events]
 
 

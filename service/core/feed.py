@@ -66,6 +66,14 @@ class Feed:
         self._recent_bytes = 0
         self._crossed: int | None = None
 
+    @property
+    def crossing(self) -> int | None:
+        """The epoch that is still to be reached, where the members were told a gap on the way.
+
+        Only who was told of it as well can become a member before it is reached.
+        """
+        return None if self._crossed == self.position.epoch else self._crossed
+
     def watch(self) -> None:
         """Someone starts to read the log: keep what is pushed until `unwatch`."""
         self._watchers += 1
@@ -101,6 +109,7 @@ class Feed:
             floor = page.tip if page.first is None else page.first.before()
             gap = Gap(self.position, floor)
             self.position = floor
+            self._crossed = page.tip.epoch
             return CaughtUp(gap, [], again=floor != page.tip)
         entries: list[Entry] = []
         told: Gap | None = None
@@ -135,6 +144,15 @@ class Feed:
                 entries.append(entry)
                 at = entry.position
         return entries if at == self.position else None
+
+    def forget_ahead(self) -> None:
+        """Drop what was kept beyond the position, because the log is about to be read again.
+
+        What that read does not have was lost with its engine: kept on, it would look like a hole
+        for ever.
+        """
+        self._recent = deque(entry for entry in self._recent if entry.position <= self.position)
+        self._recent_bytes = sum(len(entry.fragment) for entry in self._recent)
 
     def _keep(self, entry: Entry) -> None:
         self._recent.append(entry)

@@ -48,7 +48,7 @@ def is_lone_pong(data: bytes) -> bool:
     return (
         len(data) >= 6
         and data[0] == 0x8A
-        and data[1] & 0x80 != 0
+        and 0x80 <= data[1] <= 0x80 + 125  # masked, and no longer than a control frame may be
         and (len(data) == (data[1] & 0x7F) + 6)
     )
 

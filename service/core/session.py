@@ -108,8 +108,9 @@ class Session:
 
     def receive(self, message: messages.ClientMessage) -> Effect:
         """What follows from a well-formed message."""
+        strikes = self._strikes
         effect = _TABLE[self.state, type(message)](self, message)
-        if self._strikes and not isinstance(effect, Close):
+        if strikes and self._strikes == strikes:
             self._strikes -= 1
         return effect
 

@@ -15,6 +15,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Coroutine
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from service.core import messages
@@ -68,12 +69,25 @@ _PING_PLAIN = PING_FRAME
 _PING_HERALD = PING_FRAME + text_frame(messages.PING)
 
 
+class Ending(Enum):
+    """How a socket ends after its close frame."""
+
+    HANDSHAKE = "handshake"
+    """The client's close frame is waited for (RFC 6455, 7.1.1)."""
+    LINGER = "linger"
+    """What the client sends cannot be read any more: our side ends, theirs is discarded until it
+    ends too. Closing at once would reset the connection and could destroy the close frame."""
+    AT_ONCE = "at once"
+    """Nobody is there."""
+
+
 class Connection(asyncio.Protocol):
     """See the module's text. Made by `Clients`, with the transport of the handshake."""
 
     __slots__ = (
         "_busy",
         "_clients",
+        "_deaf",
         "_peer_code",
         "_pinged_at",
         "_plain",
@@ -117,6 +131,7 @@ class Connection(asyncio.Protocol):
         self._unread = 0  # bytes on their way to the peer when it was pinged
         self._peer_code = 1006
         self._busy = False
+        self._deaf = False  # what arrives cannot be understood any more
         self._reader: MessageReader | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._tasks: set[asyncio.Task[None]] | None = None
@@ -134,9 +149,12 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._seen = self._clients.loop.time()
+        if self._deaf:
+            return
+        if self._pinged_at and not self.closing:
+            self._answered(is_lone_pong(data))
         if self._reader is None:
             if is_lone_pong(data):
-                self._ponged()
                 return
             self._reader = MessageReader(self._clients.policy.max_message_bytes)
         self._reader.feed(data)
@@ -172,8 +190,7 @@ class Connection(asyncio.Protocol):
                 incoming = reader.read()
             except FrameError as error:
                 self._reader = None
-                # What follows cannot be read, so no answer to the close is waited for.
-                self.close(error.code, error.reason, wait=False)
+                self.close(error.code, error.reason, Ending.LINGER)
                 return
             if incoming is None:
                 if reader.idle:
@@ -190,8 +207,6 @@ class Connection(asyncio.Protocol):
                     return
             elif incoming.kind is Kind.PING:
                 self._reply(pong_frame(incoming.payload))
-            else:
-                self._ponged()
         self._pause()
         self._clients.loop.call_soon(self._go_on)
 
@@ -328,8 +343,9 @@ class Connection(asyncio.Protocol):
         """Look at this connection again when the next thing is due."""
         policy = self._clients.policy
         principal = self.session.principal
-        pinged = self._pinged_at >= self._seen
-        due = self._seen + policy.heartbeat_interval + (policy.heartbeat_timeout if pinged else 0.0)
+        due = self._seen + policy.heartbeat_interval
+        if self._pinged_at:
+            due += policy.heartbeat_timeout
         if principal is not None:
             left = principal.expires + policy.token_leeway - time.time()
             due = min(due, now + left)
@@ -352,7 +368,7 @@ class Connection(asyncio.Protocol):
         pulse = check_pulse(
             now,
             self._seen,
-            self._pinged_at >= self._seen,
+            self._pinged_at > 0.0,
             policy.heartbeat_interval,
             policy.heartbeat_timeout,
         )
@@ -362,7 +378,7 @@ class Connection(asyncio.Protocol):
                 self._seen = now
                 self.set_timer(now)
                 return
-            self.close(CloseCode.TIMEOUT, "no sign of life", wait=False)
+            self.close(CloseCode.TIMEOUT, "no sign of life", Ending.AT_ONCE)
             return
         if pulse.beat is Beat.PING:
             self._pinged_at = now
@@ -371,10 +387,12 @@ class Connection(asyncio.Protocol):
             self.transport.write(_PING_PLAIN if self._plain else _PING_HERALD)
         self.set_timer(now)
 
-    def _ponged(self) -> None:
-        if self._pinged_at:
+    def _answered(self, by_pong: bool) -> None:
+        """The first sign of life after a ping, whatever it is, starts the interval anew."""
+        if by_pong:
             self._clients.stats.ponged(self._seen - self._pinged_at)
-            self._pinged_at = 0.0
+        self._pinged_at = 0.0
+        self.set_timer(self._seen)
 
     # Ways out
 
@@ -384,11 +402,10 @@ class Connection(asyncio.Protocol):
             self.send(messages.reconnect(after_ms))
         self.close(CloseCode.RESTART, "the server restarts")
 
-    def close(self, code: CloseCode, reason: str, *, wait: bool = True) -> None:
+    def close(self, code: CloseCode, reason: str, ending: Ending = Ending.HANDSHAKE) -> None:
         """End the connection with a close frame; the second call does nothing.
 
-        `wait`: for the client's answer, up to the policy's `close_timeout`; otherwise the socket
-        is closed as soon as all is written, and cut off where that is not possible.
+        Whatever the ending, after the policy's `close_timeout` the socket is cut off.
         """
         if self.closing:
             return
@@ -400,7 +417,10 @@ class Connection(asyncio.Protocol):
             self.transport.resume_reading()
         now = self._clients.loop.time()
         self._clients.wheel.schedule(self, now + self._clients.policy.close_timeout)
-        if not wait:
+        if ending is Ending.LINGER:
+            self._deaf = True
+            self.transport.write_eof()
+        elif ending is Ending.AT_ONCE:
             self.transport.close()
         self._wake_waiter()
 

@@ -268,6 +268,8 @@ class Hub:
                     await asyncio.sleep(_RETRY_SECONDS)
                     continue
                 again = self.pass_on(live, since, page)
+                if again:
+                    feed.forget_ahead()  # the next read has it
                 if again and feed.position == since:
                     await asyncio.sleep(_RETRY_SECONDS)
         finally:

@@ -85,23 +85,23 @@ class Joining:
     ) -> Start:
         if since is None:
             return Start(live, feed, feed.position, False, None, None, None, None)
-        if page is None and since == feed.position:
+        if page is None and since == feed.position and feed.crossing is None:
             self._hub.stats.resumed(exact=True)
             return Start(live, feed, since, True, None, None, None, None)
         asked = since
         if page is None:
             asked = min(since, feed.position)
             page = await self._hub.read(live.name, asked)
-        resumption = assess(since, page.tip, page.first)
-        if resumption.start < asked:
+        if since > page.tip:
             # A position that this log never gave out gets everything.
-            asked = resumption.start
+            asked = BEGINNING
             page = await self._hub.read(live.name, asked)
-            resumption = resumption._replace(start=assess(BEGINNING, page.tip, page.first).start)
+        resumption = assess(since, page.tip, page.first)
         self._hub.stats.resumed(resumption.exact)
-        gap_from = None if resumption.exact else since
-        crossed = None if resumption.exact else page.tip.epoch
         at, exact = resumption.start, resumption.exact
+        gap_from = None if exact else since
+        # Who asks for what is retained misses nothing where an epoch of it ends.
+        crossed = None if exact and since != BEGINNING else page.tip.epoch
         return Start(live, feed, at, exact, gap_from, page, asked, crossed)
 
     def abandon(self, start: Start) -> None:
@@ -121,7 +121,7 @@ class Joining:
             self._hub.stats.gaps += 1
             connection.send(messages.gap(start.live.name, start.gap_from, start.at))
         at = self._write(connection, start.live, start.at, start.page)
-        if self._arrive(connection, start.live, at, start.page, start.asked):
+        if self._arrive(connection, start.live, at, start.page, start.asked, start.crossed):
             start.feed.unwatch()
             return
         self._go_on(connection, start, at)
@@ -136,15 +136,16 @@ class Joining:
         live, feed, crossed = start.live, start.feed, start.crossed
         page, asked = start.page, start.asked
         failures = 0
+        went_back = False
         try:
             while True:
                 await connection.drained()
                 if not _is_wanted(connection, start):
                     return
-                if self._arrive(connection, live, at, page, asked):
+                if self._arrive(connection, live, at, page, asked, crossed):
                     self._arrived(connection, live)
                     return
-                asked = min(at, feed.position)
+                asked = BEGINNING if went_back else min(at, feed.position)
                 try:
                     page = await self._hub.read(live.name, asked)
                 except (EngineUnavailable, EngineError):
@@ -157,16 +158,17 @@ class Joining:
                 failures = 0
                 if not _is_wanted(connection, start):
                     return
+                if at > page.tip and not went_back:
+                    # What the log has must be read from its beginning.
+                    went_back, page = True, None
+                    continue
+                went_back = False
                 resumption = assess(at, page.tip, page.first, crossed)
                 if not resumption.exact:
                     self._hub.stats.gaps += 1
                     connection.send(messages.gap(live.name, at, resumption.start))
                     crossed = page.tip.epoch
                     at = resumption.start
-                    if at < asked:
-                        # The log went back: what it has must be read from its beginning.
-                        page = None
-                        continue
                 at = self._write(connection, live, at, page)
         finally:
             feed.unwatch()
@@ -196,16 +198,21 @@ class Joining:
         at: Position,
         page: Page | None,
         asked: Position | None,
+        crossed: int | None,
     ) -> bool:
         """Make the connection a member if it stands where the feed stands, or can be put there."""
         feed = live.feed
         assert feed is not None
-        if page is not None and not page.complete:
-            return False
-        ahead = page is not None and asked is not None and at > feed.position
+        if page is not None and page.tip.epoch < feed.position.epoch:
+            self._hub.heal(live)  # the log went back, and the feed has to
+        ahead = page is not None and asked is not None and asked <= feed.position < at
         # Where the log is ahead of the pushes, the feed moves on with what was read.
         if page and asked and ahead and self._hub.pass_on(live, asked, page):
             self._hub.heal(live)
+        if page is not None and not page.complete:
+            return False
+        if feed.crossing not in (None, crossed):
+            return False  # the members were told a gap that this one was not
         if at < feed.position and not connection.congested:
             tail = feed.tail(at)
             if tail is None:

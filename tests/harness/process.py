@@ -11,13 +11,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import jwt
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
 
 SECRET = "a secret of at least thirty-two bytes, for tests"
 KEY = "an-api-key-for-tests"
@@ -62,6 +63,8 @@ class Herald:
             **settings,
         }
         self.api_port = int(self.settings.get("api_port", self.port))
+        # One client for all requests: making one costs more than a request.
+        self.http = httpx2.Client(base_url=self.url, timeout=PATIENCE, trust_env=False)
         self.process = self._start()
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -97,12 +100,12 @@ class Herald:
 
     def is_ready(self) -> bool:
         with contextlib.suppress(httpx2.HTTPError):
-            return httpx2.get(self.url + "/healthz/ready", timeout=5.0).status_code == 200
+            return self.http.get("/healthz/ready", timeout=5.0).status_code == 200
         return False
 
     def metrics(self) -> dict[str, float]:
         """Every sample, by its name and labels as they are written."""
-        text = httpx2.get(self.url + "/metrics", timeout=PATIENCE).text
+        text = self.http.get("/metrics").text
         samples = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
         return {name: float(value) for name, _, value in samples}
 
@@ -111,6 +114,7 @@ class Herald:
 
     def stop(self) -> int:
         """SIGTERM, and the exit status; one that does not end is killed and fails the test."""
+        self.http.close()
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGCONT)
             self.process.terminate()
@@ -141,11 +145,11 @@ class Herald:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         sent = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
         sent.update({name.replace("_", "-"): value for name, value in headers.items()})
-        return httpx2.post(self.url + path, content=content, headers=sent, timeout=PATIENCE)
+        return self.http.post(path, content=content, headers=sent)
 
     def get(self, path: str, **params: str) -> httpx2.Response:
         headers = {"authorization": f"Bearer {KEY}"}
-        return httpx2.get(self.url + path, params=params, headers=headers, timeout=PATIENCE)
+        return self.http.get(path, params=params, headers=headers)
 
 
 class Client:
@@ -176,9 +180,11 @@ class Client:
         await self.socket.send(json.dumps(message))
 
     async def closed(self) -> int:
-        """Wait for the close; gives back its code (1006 for none)."""
+        """Read to the end; gives back the close code (1006 for none)."""
         async with asyncio.timeout(PATIENCE):
-            await self.socket.wait_closed()
+            with contextlib.suppress(ConnectionClosed):
+                while True:
+                    await self.socket.recv()
         return self.socket.close_code or 1006
 
     async def close(self) -> None:
@@ -218,7 +224,8 @@ async def open_herald(
         )
     )
     if connect_message:
-        await client.send(type="connect", token=mint() if token is None else token, **fields)
+        with contextlib.suppress(ConnectionClosed):  # refused already: `closed` says how
+            await client.send(type="connect", token=mint() if token is None else token, **fields)
     return client
 
 
@@ -240,3 +247,28 @@ def running(engine_url: str, directory: Path, **settings: str) -> Iterator[Heral
     finally:
         if herald.process.poll() is None:
             herald.stop()
+
+
+@contextlib.asynccontextmanager
+async def raw_websocket(
+    herald: Herald, token: str
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A plain connection as bare streams, its handshake answered: it does nothing by itself."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", herald.port)
+    try:
+        writer.write(websocket_request(token))
+        await reader.readuntil(b"\r\n\r\n")
+        yield reader, writer
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+
+def websocket_request(token: str) -> bytes:
+    """The handshake of a plain client."""
+    return (
+        f"GET /v1/ws?token={token} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\n"
+        "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    ).encode()

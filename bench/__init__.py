@@ -1,0 +1,1 @@
+"""Benchmarks. They compare within one run; nothing in the checks depends on their figures."""

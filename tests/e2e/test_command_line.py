@@ -1,0 +1,356 @@
+"""The `herald` command, as a person in a plain shell uses it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from service.broker.embedded import EmbeddedEngine
+from tests.harness.process import (
+    KEY,
+    PATIENCE,
+    SECRET,
+    Herald,
+    clean_environment,
+    eventually,
+    free_port,
+    mint,
+    open_plain,
+)
+
+
+def run(
+    *arguments: str, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "service", *arguments],
+        env=clean_environment() if environment is None else environment,
+        capture_output=True,
+        text=True,
+        timeout=2 * PATIENCE,
+        check=False,
+    )
+
+
+class Background:
+    """A command that goes on; its output is in a file, so that nothing blocks it."""
+
+    def __init__(self, output: Path, *arguments: str, environment: dict[str, str]) -> None:
+        self.output = output
+        with output.open("wb") as file:
+            self.process = subprocess.Popen(
+                arguments, env=environment, stdout=file, stderr=subprocess.STDOUT
+            )
+
+    def text(self) -> str:
+        return self.output.read_text()
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(PATIENCE)
+
+    def events(self) -> list[dict[str, object]]:
+        """The whole lines of JSON that were printed."""
+        lines = self.text().rpartition("\n")[0].splitlines()
+        return [json.loads(line) for line in lines if line.startswith("{")]
+
+
+@pytest.fixture
+def background(tmp_path: Path) -> Iterator[Callable[..., Background]]:
+    started: list[Background] = []
+
+    def start(*arguments: str, **settings: str) -> Background:
+        output = tmp_path / f"output-{len(started)}"
+        started.append(Background(output, *arguments, environment=clean_environment(**settings)))
+        return started[-1]
+
+    yield start
+    for item in started:
+        if item.process.poll() is None:
+            item.process.kill()
+            item.process.wait()
+
+
+def herald_command() -> str:
+    return str(Path(sys.executable).parent / "herald")
+
+
+async def test_dev_prints_commands_that_work_as_printed_in_a_plain_shell(
+    background: Callable[..., Background], tmp_path: Path
+) -> None:
+    dev = background(herald_command(), "dev", port=str(free_port()))
+    await eventually(lambda: "Stop with Ctrl-C" in dev.text(), "dev is ready")
+    text = dev.text()
+    listen = re.search(r"^  (\S+ listen .*)$", text, re.MULTILINE)
+    publish = re.search(r"^  (\S+ publish .*)$", text, re.MULTILINE)
+    curl = re.search(r"^  (curl .*)$", text, re.MULTILINE)
+    assert listen and publish
+    assert curl
+    # A shell without this environment: no PATH to the venv, another folder.
+    plain = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(tmp_path)}
+    listener = Background(
+        tmp_path / "listen", "sh", "-c", f"cd / && exec {listen[1]}", environment=plain
+    )
+    try:
+        await eventually(lambda: "connected as alice" in listener.text(), "it listens")
+        for command in (publish[1], curl[1]):
+            done = subprocess.run(
+                ["sh", "-c", f"cd / && {command}"],
+                env=plain,
+                capture_output=True,
+                text=True,
+                timeout=PATIENCE,
+                check=False,
+            )
+            assert done.returncode == 0, done.stderr
+            assert "positions" in done.stdout
+        await eventually(lambda: len(listener.events()) == 2, "both events")
+        assert [event["data"] for event in listener.events()] == [{"order": 17}] * 2
+    finally:
+        listener.process.kill()
+        listener.process.wait()
+    assert dev.stop() == 0
+
+
+async def test_dev_counts_every_setting(background: Callable[..., Background]) -> None:
+    dev = background(
+        herald_command(), "dev", port=str(free_port()), jwt_secret=SECRET, api_keys=KEY
+    )
+    await eventually(lambda: "Stop with Ctrl-C" in dev.text(), "dev is ready")
+    assert "HERALD_JWT_SECRET=" not in dev.text()
+    assert f"--key {KEY}" in dev.text()
+    assert dev.stop() == 0
+
+
+async def test_the_embedded_engine_dies_with_a_killed_dev(
+    background: Callable[..., Background],
+) -> None:
+    dev = background(herald_command(), "dev", port=str(free_port()))
+    await eventually(lambda: "Stop with Ctrl-C" in dev.text(), "dev is ready")
+    found = re.search(r"HERALD_REDIS_URL=unix://(\S+)", dev.text())
+    assert found
+    engines = [
+        int(entry.name)
+        for entry in Path("/proc").iterdir()
+        if entry.name.isdigit() and found[1] in _command_line(entry)
+    ]
+    assert len(engines) == 1
+    dev.process.kill()
+    dev.process.wait()
+    await eventually(lambda: not _is_alive(engines[0]), "the engine is gone")
+
+
+def _command_line(process: Path) -> str:
+    try:
+        return (process / "cmdline").read_text()
+    except OSError:
+        return ""
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("missing", ["HERALD_REDIS_URL", "HERALD_JWT_SECRET", "HERALD_API_KEYS"])
+def test_serve_refuses_to_start_and_names_what_is_missing(missing: str) -> None:
+    environment = clean_environment(
+        redis_url="redis://127.0.0.1:1", jwt_secret=SECRET, api_keys=KEY, port=str(free_port())
+    )
+    del environment[missing]
+    done = run("serve", environment=environment)
+    assert done.returncode == 2
+    assert missing in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"prot": "1"}, "HERALD_PROT"),
+        ({"port": "eighty"}, "HERALD_PORT"),
+        ({"port": "70000"}, "HERALD_PORT"),
+        ({"heartbeat_interval": "0"}, "HERALD_HEARTBEAT_INTERVAL"),
+        ({"heartbeat_interval": "inf"}, "HERALD_HEARTBEAT_INTERVAL"),
+        ({"log_level": "loud"}, "HERALD_LOG_LEVEL"),
+        ({"allowed_origins": "app.example.com"}, "HERALD_ALLOWED_ORIGINS"),
+        ({"redis_url": "http://x"}, "HERALD_REDIS_URL"),
+        ({"redis_url": "redis+cluster://h:1"}, "HERALD_REDIS_URL"),
+        ({"api_keys": "sha256:abc"}, "HERALD_API_KEYS"),
+        ({"jwt_algorithms": "RS256"}, "HERALD_JWT_SECRET"),
+        ({"jwt_jwks_url": "https://issuer/keys"}, "HERALD_JWT_JWKS_URL"),
+        ({"jwt_secret_file": "/nowhere"}, "HERALD_JWT_SECRET_FILE"),
+        ({"host": "no such host"}, "HERALD_HOST"),
+        ({"service_host": "10.0.0.1"}, "enableServiceLinks"),
+        ({"port": "tcp://10.0.0.1:8000"}, "enableServiceLinks"),
+    ],
+)
+def test_a_bad_setting_stops_the_start_with_a_sentence_that_names_it(
+    settings: dict[str, str], named: str
+) -> None:
+    base = {
+        "redis_url": "redis://127.0.0.1:1",
+        "jwt_secret": SECRET,
+        "api_keys": KEY,
+        "port": str(free_port()),
+    }
+    done = run("serve", environment=clean_environment(**{**base, **settings}))
+    assert done.returncode == 2
+    assert named in done.stderr
+    assert "Traceback" not in done.stderr
+    assert SECRET not in done.stderr
+
+
+def test_a_port_in_use_is_told(herald: Herald, engine: EmbeddedEngine) -> None:
+    environment = clean_environment(
+        redis_url=engine.url, jwt_secret=SECRET, api_keys=KEY, port=str(herald.port)
+    )
+    done = run("serve", environment=environment)
+    assert done.returncode == 2
+    assert f"Port {herald.port}" in done.stderr
+
+
+def test_secrets_may_come_from_files(
+    start: Callable[..., Herald], tmp_path: Path, user: str
+) -> None:
+    secret, keys = tmp_path / "secret", tmp_path / "keys"
+    secret.write_text(SECRET + "\n")
+    keys.write_text(f"{KEY}\nanother\n")
+    environment = clean_environment(
+        jwt_secret_file=str(secret), api_keys_file=str(keys), port=str(free_port())
+    )
+    done = run("token", "--user", user, environment=environment)
+    assert done.returncode == 0
+    assert done.stdout.count(".") == 2
+
+
+def test_check_says_what_is_wrong_and_what_is_good(engine: EmbeddedEngine) -> None:
+    good = clean_environment(redis_url=engine.url, jwt_secret=SECRET, api_keys=KEY)
+    done = run("check", environment=good)
+    assert (done.returncode, done.stdout.count("good")) == (0, 1), done.stderr
+    away = clean_environment(
+        redis_url="redis://127.0.0.1:1", jwt_secret=SECRET, api_keys=KEY, engine_timeout="1"
+    )
+    done = run("check", environment=away)
+    assert done.returncode == 1
+    assert "engine" in done.stderr
+
+
+def test_token_publish_and_listen_work_together(herald: Herald, user: str) -> None:
+    environment = clean_environment(jwt_secret=SECRET, api_keys=KEY, port=str(herald.port))
+    token = run("token", "--user", user, environment=environment).stdout.strip()
+    for number in range(2):
+        done = run(
+            *("publish", "--to", f"user:{user}", "--type", "t", "--data", str(number)),
+            environment=environment,
+        )
+        assert done.returncode == 0, done.stderr
+    since = ("--since", f"user:{user}@0-0", "--count", "2")
+    for who in (("--token", token), ("--user", user)):
+        heard = run("listen", *who, *since, environment=environment)
+        assert heard.returncode == 0, heard.stderr
+        assert [json.loads(line)["data"] for line in heard.stdout.splitlines()] == [0, 1]
+
+
+def test_publish_tells_a_refusal(herald: Herald) -> None:
+    environment = clean_environment(api_keys="wrong", port=str(herald.port))
+    done = run("publish", "--to", "all", "--type", "t", environment=environment)
+    assert done.returncode == 1
+    assert '"status":401' in done.stderr
+
+
+async def test_listen_reconnects_and_resumes_without_loss_or_duplicate(
+    start: Callable[..., Herald], background: Callable[..., Background], user: str
+) -> None:
+    herald = start()
+    listener = background(herald_command(), "listen", "--url", herald.url, "--token", mint(user))
+    await eventually(lambda: "connected as" in listener.text(), "it listens")
+    for number in range(3):
+        herald.publish(f"user:{user}", number)
+        await eventually(lambda: len(listener.events()) == number + 1, "an event")  # noqa: B023
+        herald.kill()
+        herald.restart()
+    herald.publish(f"user:{user}", 3)
+    await eventually(lambda: len(listener.events()) == 4, "the last event")
+    assert [event["data"] for event in listener.events()] == [0, 1, 2, 3]
+
+
+async def test_listen_gives_up_on_a_bad_token(
+    herald: Herald, background: Callable[..., Background]
+) -> None:
+    listener = background(herald_command(), "listen", "--url", herald.url, "--token", "bad")
+    await eventually(lambda: listener.process.poll() is not None, "it ends")
+    assert listener.process.returncode == 1
+    assert "3000" in listener.text()
+
+
+@pytest.mark.parametrize(
+    "command", ["", "dev", "serve", "token", "publish", "listen", "check", "openapi"]
+)
+def test_every_command_has_help_for_a_person(command: str) -> None:
+    done = run(*([command] if command else []), "--help")
+    assert done.returncode == 0
+    assert "Usage:" in done.stdout
+    if command == "serve":
+        assert "HERALD_HEARTBEAT_INTERVAL [25]" in done.stdout
+
+
+def test_openapi_is_printed() -> None:
+    document = json.loads(run("openapi").stdout)
+    assert "/v1/events" in document["paths"]
+
+
+async def test_several_workers_share_a_port_and_tell_their_metrics_together(
+    start: Callable[..., Herald], user: str, new_name: Callable[[], str]
+) -> None:
+    herald = start(workers="2", drain_seconds="2")
+    clients = [await open_plain(herald, token=mint(new_name())) for _ in range(40)]
+    for client in clients:
+        await client.expect("welcome")
+    mark = new_name()
+    herald.publish("all", mark)
+    for client in clients:
+        while (await client.expect("event"))["data"] != mark:
+            pass
+    metrics = herald.metrics()
+    shares = [metrics[f'herald_connections{{worker="{worker}"}}'] for worker in (0, 1)]
+    assert sum(shares) == 40
+    assert all(shares)
+    herald.signal(signal.SIGTERM)
+    for client in clients:
+        assert await client.closed() == 1012
+    assert await asyncio.to_thread(herald.process.wait, PATIENCE) == 0
+
+
+async def test_a_dead_worker_is_replaced_and_all_die_with_their_parent(
+    start: Callable[..., Herald],
+) -> None:
+    herald = start(workers="2")
+
+    def workers() -> list[int]:
+        children = Path(f"/proc/{herald.process.pid}/task/{herald.process.pid}/children")
+        return [int(pid) for pid in children.read_text().split()]
+
+    assert len(workers()) == 2
+    victim = workers()[0]
+    os.kill(victim, signal.SIGKILL)
+    await eventually(lambda: len(workers()) == 2 and victim not in workers(), "a new worker")
+    await eventually(herald.is_ready, "readiness")
+    left = workers()
+    herald.kill()
+    deadline = time.monotonic() + PATIENCE
+    while any(_is_alive(pid) for pid in left):
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.05)
