@@ -102,14 +102,14 @@ class UserVerifier(Protocol):
     """From a user's token to who it is."""
 
     async def verify(self, token: str) -> Principal:
-        """Raises Unauthorized, with a text that says why and never the token."""
+        """Raises Unauthorized, with a text that says why and never the token; KeysUnavailable."""
 
 
 class PublisherVerifier(Protocol):
     """From an Authorization header to who publishes."""
 
     async def verify(self, authorization: str | None) -> Publisher:
-        """Raises Unauthorized or Forbidden."""
+        """Raises Unauthorized, Forbidden or KeysUnavailable."""
 
 
 class Instrumentation(Protocol):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from service.auth.keys import FixedKey, Jwks, KeySource, public_key, secret_key
+from service.auth.jwks import Jwks
+from service.auth.keys import FixedKey, KeySource, public_key, secret_key
 from service.auth.publishers import Publishers, key_digests
 from service.auth.tokens import JwtUserVerifier, TokenPolicy, TokenVerifier
 from service.core.errors import InvalidInput

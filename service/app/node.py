@@ -96,7 +96,7 @@ class Node:
         if settings.api_port is None:
             self.client_app = with_websocket(api, handshake)
         else:
-            self.api_app = api
+            self.api_app = with_websocket(api, None)
             self.client_app = with_websocket(nothing_here, handshake)
 
     async def start(self) -> None:

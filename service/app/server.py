@@ -21,6 +21,8 @@ from service.settings import Settings, SettingsError
 logger = logging.getLogger("herald.node")
 
 _BACKLOG = 4096
+_START_SECONDS = 2.0
+_START_POLL = 0.01
 _KEEP_ALIVE = 75
 """Seconds: longer than the 60 of common load balancers, so that they, not we, close idle ones."""
 _IN_FLIGHT_SECONDS = 10
@@ -138,6 +140,11 @@ async def serve(
         loop.add_signal_handler(signal.SIGINT, on_signal)
     node = Node(settings, place)
     await node.start()
+    # A port that answers before the engine does would turn the first clients away.
+    for _ in range(round(_START_SECONDS / _START_POLL)):
+        if node.broker.trouble() is None:
+            break
+        await asyncio.sleep(_START_POLL)
     servers = [(_server(node.client_app), sockets.client)]
     if node.api_app is not None and sockets.api is not None:
         servers.append((_server(node.api_app), sockets.api))

@@ -48,9 +48,9 @@ class Publishers:
         credential = credential.strip()
         if scheme.lower() != "bearer" or not credential:
             raise Unauthorized("The Authorization header is `Bearer <key>`.")
-        # Digests are compared, each in constant time and all of them, so that the time taken says
-        # nothing about the keys.
-        digest = hashlib.sha256(credential.encode(errors="surrogateescape")).digest()
+        # The header's bytes, which HTTP servers decode as ISO-8859-1. Digests are compared, each in
+        # constant time and all of them, so that the time taken says nothing about the keys.
+        digest = hashlib.sha256(credential.encode("latin-1", "replace")).digest()
         matches = [hmac.compare_digest(digest, known) for known in self._digests]
         if any(matches):
             return _API_KEY
@@ -58,4 +58,8 @@ class Publishers:
             raise Unauthorized("This API key is not known.")
         claims = await self._tokens.claims(credential)
         require_scope(claims, "publish")
+        try:
+            claims["sub"].encode()
+        except UnicodeEncodeError:
+            raise Unauthorized("The token's `sub` is not text.") from None
         return Publisher("jwt:" + claims["sub"])

@@ -48,8 +48,8 @@ class TokenVerifier:
         if len(token) > MAX_TOKEN_BYTES:
             raise Unauthorized("The token is too long.")
         try:
-            kid = jwt.get_unverified_header(token).get("kid")
-            key = await self._keys.find(kid)
+            header = jwt.get_unverified_header(token)
+            key = await self._keys.find(header.get("kid"), str(header.get("alg")))
             claims: dict[str, Any] = self._decoder.decode(
                 token,
                 key.key,
@@ -73,6 +73,10 @@ class TokenVerifier:
             raise Unauthorized("The token is not valid.") from None
         if isinstance(claims["exp"], bool) or not isinstance(claims["exp"], int | float):
             raise Unauthorized("The token's `exp` is not a number.")
+        try:
+            float(claims["exp"])
+        except OverflowError:
+            raise Unauthorized("The token's `exp` is too large.") from None
         return claims
 
 

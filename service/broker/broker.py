@@ -9,12 +9,15 @@ from collections.abc import Callable
 from service.broker.endpoint import Locate
 from service.broker.event_log import LogPolicy, RedisEventLog, load_scripts
 from service.broker.keeper import LinkKeeper
+from service.broker.link import is_primary
 from service.broker.subscriber import Subscriber
 from service.core.errors import EngineError, EngineUnavailable
 
 logger = logging.getLogger("herald.engine")
 
 _PROBE_INTERVAL = 1.0
+_FIRST_PROBES = 0.05
+"""Seconds between probes until the first one is heard: readiness waits for it."""
 _PROBE_STALE = 3.5
 """Seconds without a probe heard after which delivery counts as broken: readiness fails within 5."""
 
@@ -37,18 +40,16 @@ class Broker:
         self._publish = LinkKeeper("publish", locate, timeout, load_scripts, reopened)
         self._read = LinkKeeper("read", locate, timeout, load_scripts, reopened)
         self.subscriptions = Subscriber(locate, timeout, node, reopened)
+        self._keepers = (self._publish, self._read, self.subscriptions.keeper)
         self.log = RedisEventLog(self._publish, self._read, policy)
         self._tasks: list[asyncio.Task[None]] = []
+        self._probe_trouble: str | None = None
 
     def start(self) -> None:
         """Begin to connect."""
-        for name, work in (
-            ("publish", self._publish.run()),
-            ("read", self._read.run()),
-            ("subscribe", self.subscriptions.keeper.run()),
-            ("probe", self._probe()),
-        ):
-            self._tasks.append(self._loop.create_task(work, name=f"engine-{name}"))
+        for keeper in self._keepers:
+            self._tasks.append(self._loop.create_task(keeper.run(), name=f"engine-{keeper.name}"))
+        self._tasks.append(self._loop.create_task(self._probe(), name="engine-probe"))
 
     async def close(self) -> None:
         """Drop the links."""
@@ -62,7 +63,7 @@ class Broker:
         Raises:
             EngineUnavailable: after `patience` seconds, with the reason.
         """
-        for keeper in (self._publish, self._read, self.subscriptions.keeper):
+        for keeper in self._keepers:
             try:
                 await keeper.wait_open(patience)
             except EngineUnavailable:
@@ -75,16 +76,13 @@ class Broker:
 
     def trouble(self) -> str | None:
         """See `Health.trouble`."""
-        for name, keeper in (
-            ("publish", self._publish),
-            ("read", self._read),
-            ("subscribe", self.subscriptions.keeper),
-        ):
+        for keeper in self._keepers:
             if keeper.link is None:
-                return f"engine link {name}: {keeper.trouble or 'connection lost'}"
+                return f"engine link {keeper.name}: {keeper.trouble or 'connection lost'}"
         age = self.probe_age()
         if age is None:
-            return "no probe came back through the subscription yet"
+            reason = f": {self._probe_trouble}" if self._probe_trouble else ""
+            return "no probe came back through the subscription yet" + reason
         if age > _PROBE_STALE:
             return f"no probe came back through the subscription for {age:.1f} s"
         return None
@@ -96,17 +94,33 @@ class Broker:
             subscriber = self.subscriptions
             link = self._publish.link
             if link is not None and subscriber.keeper.link is not None:
-                now = self._loop.time()
-                connected_since = connected_since or now
+                connected_since = connected_since or self._loop.time()
                 try:
                     async with asyncio.timeout(_PROBE_INTERVAL):
                         await link.call("SPUBLISH", subscriber.probe, "")
-                    deaf_since = max(connected_since, subscriber.probed_at or 0.0)
-                    if self._loop.time() - deaf_since > 2 * _PROBE_STALE:
-                        subscriber.keeper.drop("deaf: probes do not come back")
-                        connected_since = None
+                    self._probe_trouble = None
                 except (EngineError, EngineUnavailable, TimeoutError) as error:
-                    logger.debug("probe not sent", extra={"reason": str(error)})
+                    self._probe_trouble = str(error) or "no answer in time"
+                deaf_since = max(connected_since, subscriber.probed_at or 0.0)
+                if self._loop.time() - deaf_since > 2 * _PROBE_STALE:
+                    subscriber.keeper.drop("deaf: probes do not come back")
+                    connected_since = None
+                await self._leave_replicas()
             else:
                 connected_since = None
-            await asyncio.sleep(_PROBE_INTERVAL)
+            heard = subscriber.probed_at is not None
+            await asyncio.sleep(_PROBE_INTERVAL if heard else _FIRST_PROBES)
+
+    async def _leave_replicas(self) -> None:
+        """Give up links to a server that was a primary when they were opened and is none now."""
+        for keeper in self._keepers:
+            link = keeper.link
+            if link is None:
+                continue
+            try:
+                async with asyncio.timeout(_PROBE_INTERVAL):
+                    primary = is_primary(await link.call("ROLE"))
+            except (EngineError, EngineUnavailable, TimeoutError):
+                continue  # its keeper sees to links that do not answer
+            if not primary and link is keeper.link:
+                keeper.drop("the engine is a replica now")

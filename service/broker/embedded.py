@@ -142,7 +142,7 @@ class EmbeddedEngine:
                     probe.settimeout(1.0)
                     probe.connect(str(self._socket))
                     probe.sendall(b"PING\r\n")
-                    if probe.recv(16).startswith(b"+PONG"):
+                    if probe.recv(16).startswith((b"+PONG", b"-NOAUTH")):
                         return
             except OSError:
                 pass  # not listening yet

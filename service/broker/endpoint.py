@@ -15,7 +15,9 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from redis.asyncio.connection import SSLConnection, parse_url
+from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from service.core.errors import EngineUnavailable, InvalidInput
@@ -36,6 +38,13 @@ class Endpoint:
 
 Locate = Callable[[], Awaitable[Endpoint]]
 """Says where the primary is now. Raises EngineUnavailable where nobody knows."""
+
+
+_SENTINEL_TIMEOUT = 1.0
+"""Seconds for one sentinel, so that the next one is asked before the keeper gives up."""
+_UNREADABLE = (
+    "it cannot be read; a special character in a name or password is percent-encoded, as %2F for /"
+)
 
 
 def parse_engine_url(url: str) -> Locate:
@@ -62,9 +71,16 @@ def parse_engine_url(url: str) -> Locate:
 def _single(url: str) -> Endpoint:
     try:
         found: dict[str, Any] = dict(parse_url(url))
+        named = urlsplit(url).hostname is not None
+    except ValueError:
+        # The error's own text may quote a part of the password.
+        raise InvalidInput(_UNREADABLE) from None
+    if url.startswith("unix:") and (named or "path" not in found):
+        raise InvalidInput("it names no socket, as unix:///path does")
+    try:
         tls = _tls_context(found) if found.get("connection_class") is SSLConnection else None
     except (ValueError, OSError) as error:
-        raise InvalidInput(f"it cannot be read: {error}") from None
+        raise InvalidInput(f"its TLS parameters cannot be used: {error}") from None
     return Endpoint(
         host=found.get("host", "localhost"),
         port=int(found.get("port", 6379)),
@@ -93,7 +109,10 @@ def _tls_context(options: dict[str, Any]) -> ssl.SSLContext:
 
 
 def _sentinel(url: str) -> Locate:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise InvalidInput(_UNREADABLE) from None
     credentials, _, hosts = parts.netloc.rpartition("@")
     username, _, password = credentials.partition(":")
     service, _, database = parts.path.strip("/").partition("/")
@@ -101,25 +120,34 @@ def _sentinel(url: str) -> Locate:
     addresses: list[tuple[str, int]] = []
     for item in hosts.split(","):
         host, colon, port = item.rpartition(":")
-        if not colon or not port.isdigit() or not host:
+        if not colon or not _is_port(port) or not host:
             raise InvalidInput("it names the sentinels as host:port,host:port")
         addresses.append((host.strip("[]"), int(port)))
-    if not service or (database and not database.isdigit()):
+    if not service or (database and not database.isdecimal()):
         raise InvalidInput("it ends with /service, or /service/database")
-    sentinel = Sentinel(  # type: ignore[no-untyped-call]
-        addresses,
-        sentinel_kwargs={
-            "socket_timeout": 2.0,
-            "username": query.get("sentinel_username"),
-            "password": query.get("sentinel_password"),
-        },
-    )
 
     async def ask() -> Endpoint:
+        sentinel = Sentinel(  # type: ignore[no-untyped-call]
+            addresses,
+            sentinel_kwargs={
+                "socket_timeout": _SENTINEL_TIMEOUT,
+                "socket_connect_timeout": _SENTINEL_TIMEOUT,
+                # One that is away is not asked again: the next one is, and the keeper tries again.
+                "retry": Retry(NoBackoff(), 0),
+                "username": query.get("sentinel_username"),
+                "password": query.get("sentinel_password"),
+            },
+        )
         try:
             host, port = await sentinel.discover_master(service)
-        except (RedisError, OSError) as error:
-            raise EngineUnavailable(f"The sentinels name no primary: {error}") from None
+        except (RedisError, OSError):
+            # redis-py's text is the inside of its client objects.
+            raise EngineUnavailable(
+                f"The sentinels cannot be reached or name no primary for {service!r}."
+            ) from None
+        finally:
+            for client in sentinel.sentinels:
+                await client.aclose()
         return Endpoint(
             host=str(host),
             port=int(port),
@@ -131,3 +159,7 @@ def _sentinel(url: str) -> Locate:
         )
 
     return ask
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and 0 < int(text) < 65536

@@ -35,7 +35,7 @@ class LinkKeeper:
         reopened: Callable[[str], None],
         on_push: PushHandler | None = None,
     ) -> None:
-        self._name = name
+        self.name = name
         self._locate = locate
         self._timeout = timeout
         self._prepare = prepare
@@ -76,7 +76,8 @@ class LinkKeeper:
                 async with asyncio.timeout(self._timeout):
                     link = await open_link(await self._locate(), self._on_push)
                     await self._prepare(link)
-            except (OSError, EngineError, EngineUnavailable) as error:
+            # UnicodeError: a host name that no resolver is even asked about.
+            except (OSError, UnicodeError, EngineError, EngineUnavailable) as error:
                 if link is not None:
                     link.abort()
                 self._failed(error, attempt)
@@ -88,8 +89,8 @@ class LinkKeeper:
             self._open.set()
             self.trouble = None
             if opened_before:
-                logger.warning("engine link restored", extra={"link": self._name})
-                self._reopened(self._name)
+                logger.warning("engine link restored", extra={"link": self.name})
+                self._reopened(self.name)
             opened_before = True
             try:
                 await self._watch(link)
@@ -97,13 +98,13 @@ class LinkKeeper:
                 self._link = None
                 self._open.clear()
                 link.abort()
-            self.trouble = "connection lost"
-            logger.warning("engine link lost", extra={"link": self._name})
+            self.trouble = link.loss
+            logger.warning("engine link lost", extra={"link": self.name})
 
     def drop(self, reason: str) -> None:
         """Give the open link up and take a new one."""
         if self._link is not None:
-            logger.warning("engine link dropped", extra={"link": self._name, "reason": reason})
+            logger.warning("engine link dropped", extra={"link": self.name, "reason": reason})
             self._link.abort()
 
     def _failed(self, error: Exception, attempt: int) -> None:
@@ -111,7 +112,7 @@ class LinkKeeper:
         self.trouble = str(error) or "no answer in time"
         if attempt in (0, 5) or attempt % 50 == 0:
             logger.warning(
-                "engine not reachable", extra={"link": self._name, "reason": self.trouble}
+                "engine not reachable", extra={"link": self.name, "reason": self.trouble}
             )
 
     async def _watch(self, link: Link) -> None:

@@ -24,16 +24,29 @@ Argument = bytes | str | int
 _pack = cast("Callable[[tuple[Argument, ...]], bytes]", hiredis.pack_command)
 
 
+_CONFIRMATIONS = (b"ssubscribe", b"sunsubscribe")
+
+
+class _Confirmations:
+    """Stands in the line of awaited answers for a subscription command."""
+
+    __slots__ = ("left",)
+
+    def __init__(self, channels: int) -> None:
+        self.left = channels
+
+
 class Link(asyncio.Protocol):
     """Send commands with `call`; `on_push` gets what the engine sends unasked (RESP3 pushes)."""
 
     def __init__(self, on_push: PushHandler | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader()
-        self._pending: deque[tuple[asyncio.Future[Any], float]] = deque()
+        self._pending: deque[tuple[asyncio.Future[Any] | _Confirmations, float]] = deque()
         self._outgoing: list[bytes] = []
         self._transport: asyncio.Transport | None = None
         self._on_push = on_push
+        self._fault = ""
         self.closed: asyncio.Future[None] = self._loop.create_future()
 
     # asyncio.Protocol
@@ -48,24 +61,31 @@ class Link(asyncio.Protocol):
         try:
             while (reply := reader.gets()) is not False:
                 if type(reply) is hiredis.PushNotification:
+                    if reply[0] in _CONFIRMATIONS:
+                        self._confirmed()
                     if self._on_push is not None:
                         self._on_push(reply)
                     continue
-                future, _ = pending.popleft()
-                if future.done():
+                waiting, _ = pending.popleft()
+                if isinstance(waiting, _Confirmations):
+                    # A subscription is confirmed by pushes; what is answered is a refusal.
+                    self._fault = f" It refused a subscription: {reply}"
+                    self.abort()
+                    return
+                if waiting.done():
                     continue
                 if isinstance(reply, hiredis.HiredisError):
-                    future.set_exception(EngineError(str(reply)))
+                    waiting.set_exception(EngineError(str(reply)))
                 else:
-                    future.set_result(reply)
+                    waiting.set_result(reply)
         except (hiredis.ProtocolError, IndexError):
             self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        for future, _ in self._pending:
-            if not future.done():
-                future.set_exception(EngineUnavailable("The engine's connection was lost."))
+        for waiting, _ in self._pending:
+            if not isinstance(waiting, _Confirmations) and not waiting.done():
+                waiting.set_exception(EngineUnavailable(self.loss))
         self._pending.clear()
         self._outgoing.clear()
         if not self.closed.done():
@@ -86,7 +106,7 @@ class Link(asyncio.Protocol):
         """
         future: asyncio.Future[Any] = self._loop.create_future()
         if self._transport is None:
-            future.set_exception(EngineUnavailable("The engine's connection was lost."))
+            future.set_exception(EngineUnavailable(self.loss))
             return future
         self._pending.append((future, self._loop.time()))
         if not self._outgoing:
@@ -94,13 +114,17 @@ class Link(asyncio.Protocol):
         self._outgoing.append(_pack(command))
         return future
 
-    def send_unanswered(self, *command: Argument) -> None:
-        """Send a command whose answer is a push: subscribing and unsubscribing."""
+    def send_subscription(self, command: str, *channels: bytes) -> None:
+        """Send SSUBSCRIBE or SUNSUBSCRIBE, which are confirmed by one push per channel.
+
+        A refusal (an ACL) drops the connection, as nothing can be relied on then.
+        """
         if self._transport is None:
             return
+        self._pending.append((_Confirmations(len(channels)), self._loop.time()))
         if not self._outgoing:
             self._loop.call_soon(self._flush)
-        self._outgoing.append(_pack(command))
+        self._outgoing.append(_pack((command, *channels)))
 
     def waiting_since(self) -> float | None:
         """When the oldest command without an answer was sent (loop time), or None."""
@@ -110,6 +134,18 @@ class Link(asyncio.Protocol):
         """Drop the connection; what is in flight fails with EngineUnavailable."""
         if self._transport is not None:
             self._transport.abort()
+
+    @property
+    def loss(self) -> str:
+        """A sentence on why the connection is gone."""
+        return "The engine's connection was lost." + self._fault
+
+    def _confirmed(self) -> None:
+        # Answers come in order, so the subscription that is confirmed is the oldest in wait.
+        if self._pending and type(confirmations := self._pending[0][0]) is _Confirmations:
+            confirmations.left -= 1
+            if not confirmations.left:
+                self._pending.popleft()
 
     def _flush(self) -> None:
         if self._transport is not None and self._outgoing:
@@ -143,10 +179,14 @@ async def open_link(endpoint: Endpoint, on_push: PushHandler | None = None) -> L
         await link.call(*hello, "SETNAME", "herald")
         if endpoint.database:
             await link.call("SELECT", endpoint.database)
-        role = await link.call("ROLE")
-        if role[0] not in (b"master", b"primary"):
+        if not is_primary(await link.call("ROLE")):
             raise EngineUnavailable("The engine is a replica; waiting for a primary.")
     except BaseException:
         link.abort()
         raise
     return link
+
+
+def is_primary(role: list[Any]) -> bool:
+    """Whether the reply to ROLE is a primary's."""
+    return role[0] in (b"master", b"primary")

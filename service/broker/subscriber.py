@@ -84,20 +84,21 @@ class Subscriber:
         if channel in self._wanted:
             del self._wanted[channel]
             if self._link is not None:
-                self._link.send_unanswered("SUNSUBSCRIBE", keys.live_channel(channel))
+                self._link.send_subscription("SUNSUBSCRIBE", keys.live_channel(channel))
 
     def _send_subscribe(self, channels: list[str]) -> None:
         if self._link is not None:
             for channel in channels:
                 self._unconfirmed[channel] = self._unconfirmed.get(channel, 0) + 1
-            self._link.send_unanswered("SSUBSCRIBE", *map(keys.live_channel, channels))
+            self._link.send_subscription("SSUBSCRIBE", *map(keys.live_channel, channels))
 
     async def _prepare(self, link: Link) -> None:
         """Subscribe to everything that is wanted, and wait until it is confirmed."""
         self._link = link
         self._unconfirmed.clear()
         self.probed_at = None
-        link.send_unanswered("SSUBSCRIBE", self._probe)
+        link.send_subscription("SSUBSCRIBE", self._probe)
+        await link.call("PING")
         wanted = list(self._wanted)
         for start in range(0, len(wanted), _BATCH):
             batch = [

@@ -12,6 +12,7 @@
     ├── Refused                 an identity is not accepted
     │   ├── Unauthorized        who are you? (401, close 3000)
     │   └── Forbidden           you may not (403, close 3003)
+    ├── KeysUnavailable         the issuer's keys were never fetched; try again later
     ├── Overloaded              too much is in flight; try again after `retry_after` seconds
     ├── EngineUnavailable       the engine is away, or did not answer in time
     └── EngineError             the engine answered with an error
@@ -80,6 +81,10 @@ class Unauthorized(Refused):
 
 class Forbidden(Refused):
     """A good credential that does not permit this."""
+
+
+class KeysUnavailable(HeraldError):
+    """Tokens cannot be verified, because their issuer's keys were never fetched."""
 
 
 class Overloaded(HeraldError):

@@ -14,7 +14,8 @@ import hashlib
 import json
 import re
 from datetime import UTC, datetime
-from typing import NamedTuple, TypeVar
+from operator import itemgetter
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -163,11 +164,11 @@ def fingerprint(event: Event) -> str:
     are written.
     """
     try:
-        data = json.dumps(
-            json.loads(event.data, parse_int=_Number, parse_float=_Number),
-            sort_keys=True,
-            separators=(",", ":"),
-        ).encode()
+        # Tuples stand for what is no list and no text, so no two values look the same.
+        value = json.loads(
+            event.data, parse_int=_number, parse_float=_number, object_pairs_hook=_members
+        )
+        data = repr(value).encode(errors="backslashreplace")
     except (ValueError, RecursionError):
         data = event.data
     digest = hashlib.sha256()
@@ -177,8 +178,9 @@ def fingerprint(event: Event) -> str:
     return digest.hexdigest()[:32]
 
 
-class _Number(dict[str, str]):
-    """A number as it was written; differs from every other JSON value."""
+def _number(text: str) -> tuple[str, str]:
+    return ("number", text)
 
-    def __init__(self, text: str) -> None:
-        super().__init__({"\x00number": text})
+
+def _members(pairs: list[tuple[str, Any]]) -> tuple[str, list[tuple[str, Any]]]:
+    return ("object", sorted(pairs, key=itemgetter(0)))

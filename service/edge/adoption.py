@@ -17,6 +17,8 @@ from typing import Any, cast
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from service.edge.answers import ProblemError
+
 EXTENSION = "herald.release"
 Release = Callable[[], tuple[asyncio.Transport, bytes]]
 
@@ -24,10 +26,11 @@ HEAD_SECONDS = 10.0
 HEAD_BYTES = 64 * 1024
 _EARLY_BYTES = 64 * 1024
 
+_PROBLEM = ProblemError(431, f"The head of a request may have at most {HEAD_BYTES} bytes.").answer()
 _TOO_LARGE = (
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
-    b"content-type: text/plain; charset=utf-8\r\ncontent-length: 33\r\nconnection: close\r\n\r\n"
-    b"The head of the request is large."
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: %b\r\n"
+    b"content-length: %d\r\nconnection: close\r\n\r\n%b"
+    % (_PROBLEM.content_type, len(_PROBLEM.body), _PROBLEM.body)
 )
 
 
@@ -90,13 +93,15 @@ class GuardedHttp(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
         if self._head_timer is not None:
-            self._head_bytes += len(data)
-            if self._head_bytes > HEAD_BYTES and not self.transport.is_closing():
+            end = data.find(b"\r\n\r\n")
+            self._head_bytes += len(data) if end < 0 else end
+            if self._head_bytes > HEAD_BYTES:
                 self._head_done()
                 self.transport.write(_TOO_LARGE)
                 self.transport.close()
+                return
+        super().data_received(data)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()

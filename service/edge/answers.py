@@ -15,7 +15,9 @@ from service.core.errors import (
     HeraldError,
     IdempotencyConflict,
     InvalidInput,
+    KeysUnavailable,
     Overloaded,
+    TooManyEvents,
     Unauthorized,
 )
 from service.edge.asgi import Send
@@ -36,19 +38,23 @@ class Answer(NamedTuple):
 
 
 async def send_answer(send: Send, answer: Answer) -> None:
-    """Send an answer over ASGI."""
-    await send(
-        {
-            "type": "http.response.start",
-            "status": answer.status,
-            "headers": [
-                (b"content-type", answer.content_type),
-                (b"content-length", b"%d" % len(answer.body)),
-                *answer.headers,
-            ],
-        }
-    )
-    await send({"type": "http.response.body", "body": answer.body})
+    """Answer an HTTP request."""
+    await _send(send, "http.response", answer)
+
+
+async def reject_websocket(send: Send, answer: Answer) -> None:
+    """Answer a WebSocket handshake that is refused (ASGI's extension for it)."""
+    await _send(send, "websocket.http.response", answer)
+
+
+async def _send(send: Send, kind: str, answer: Answer) -> None:
+    headers = [
+        (b"content-type", answer.content_type),
+        (b"content-length", b"%d" % len(answer.body)),
+        *answer.headers,
+    ]
+    await send({"type": kind + ".start", "status": answer.status, "headers": headers})
+    await send({"type": kind + ".body", "body": answer.body})
 
 
 class ProblemError(HeraldError):
@@ -89,7 +95,7 @@ def problem_of(error: HeraldError) -> ProblemError:
         return error
     text = str(error)
     match error:
-        case EventTooLarge():
+        case EventTooLarge() | TooManyEvents():
             return ProblemError(413, text)
         case IdempotencyConflict(channels=channels):
             return ProblemError(422, text, members={"channels": channels})
@@ -103,6 +109,8 @@ def problem_of(error: HeraldError) -> ProblemError:
             return ProblemError(403, text)
         case Overloaded(retry_after=seconds):
             return ProblemError(429, text, headers=((b"retry-after", b"%d" % seconds),))
+        case KeysUnavailable():
+            return ProblemError(503, text, headers=((b"retry-after", b"10"),))
         case EngineUnavailable() | EngineError():
             detail = "The event store is not available; repeat with the same id."
             return ProblemError(503, detail, headers=((b"retry-after", b"1"),))

@@ -17,7 +17,13 @@ from starlette.exceptions import HTTPException
 from service import __version__
 from service.core.errors import HeraldError
 from service.edge import documents
-from service.edge.answers import Answer, ProblemError, problem_of, send_answer
+from service.edge.answers import (
+    Answer,
+    ProblemError,
+    problem_of,
+    reject_websocket,
+    send_answer,
+)
 from service.edge.asgi import App, Receive, Scope, Send
 from service.edge.history import History
 from service.edge.publishing import Publishing
@@ -46,6 +52,7 @@ def build_api(
         docs_url=None,
         redoc_url=None,
         openapi_url="/openapi.json",
+        redirect_slashes=False,
     )
 
     @app.post("/v1/events", **documents.PUBLISH)
@@ -109,18 +116,17 @@ def with_fast_publishing(api: App, publishing: Publishing) -> App:
     return app
 
 
-def with_websocket(api: App, handshake: App) -> App:
-    """`api`, and `handshake` at `/v1/ws`."""
+def with_websocket(api: App, handshake: App | None) -> App:
+    """`api`, and `handshake`, where there is one, at `/v1/ws`."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "websocket":
             await api(scope, receive, send)
-        elif scope["path"] == "/v1/ws":
+        elif handshake is not None and scope["path"] == "/v1/ws":
             await handshake(scope, receive, send)
         else:
             await receive()
-            await send({"type": "websocket.http.response.start", "status": 404, "headers": []})
-            await send({"type": "websocket.http.response.body", "body": b""})
+            await reject_websocket(send, ProblemError(404, "There is nothing here.").answer())
 
     return app
 

@@ -6,10 +6,16 @@ from typing import NamedTuple
 from urllib.parse import parse_qs
 
 from service.core.close import CloseCode
-from service.core.errors import HeraldError, InvalidInput, InvalidPosition, Unauthorized
+from service.core.errors import (
+    HeraldError,
+    InvalidInput,
+    InvalidPosition,
+    KeysUnavailable,
+    Unauthorized,
+)
 from service.core.session import Request, parse_request
 from service.edge.adoption import EXTENSION, Release
-from service.edge.answers import Answer, ProblemError, problem_of
+from service.edge.answers import ProblemError, problem_of, reject_websocket
 from service.edge.asgi import Receive, Scope, Send, header
 from service.edge.origins import permits_origin
 from service.hub.clients import Clients, Newcomer
@@ -78,6 +84,9 @@ class Handshake:
             except Unauthorized:
                 self._stats.refused("token")
                 raise
+            except KeysUnavailable:
+                self._stats.refused("keys")
+                raise
             try:
                 request = plain_request(query)
             except InvalidInput:
@@ -97,7 +106,7 @@ class Handshake:
             if refusal is not None:
                 raise self._problem(refusal)
         except HeraldError as error:
-            await _reject(send, problem_of(error).answer())
+            await reject_websocket(send, problem_of(error).answer())
             return
         await self._adopt(scope, send, None, Newcomer(True, principal, request))
 
@@ -110,12 +119,14 @@ class Handshake:
                 principal = await self._verifier.verify(credential.token)
             except Unauthorized as error:
                 refusal = Refusal("token", 401, CloseCode.UNAUTHORIZED, str(error))
+            except KeysUnavailable as error:
+                refusal = Refusal("keys", 503, CloseCode.TRY_AGAIN_LATER, str(error))
         connection = await self._adopt(
             scope, send, SUBPROTOCOL, Newcomer(False, principal, Request())
         )
         if refusal is not None:
             self._stats.refused(refusal.reason)
-            connection.close(refusal.code, refusal.text, wait=False)
+            connection.close(refusal.code, refusal.text)
 
     def _refusal(self, scope: Scope, credential: Credential | None) -> Refusal | None:
         if self._clients.draining:
@@ -187,14 +198,3 @@ def _query(scope: Scope) -> dict[str, list[str]]:
         return parse_qs(scope["query_string"].decode("latin-1"), max_num_fields=1100)
     except ValueError:
         return {}
-
-
-async def _reject(send: Send, answer: Answer) -> None:
-    headers = [
-        (b"content-type", answer.content_type),
-        (b"content-length", b"%d" % len(answer.body)),
-        *answer.headers,
-    ]
-    start = {"type": "websocket.http.response.start", "status": answer.status, "headers": headers}
-    await send(start)
-    await send({"type": "websocket.http.response.body", "body": answer.body})

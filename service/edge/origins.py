@@ -16,8 +16,12 @@ def parse_origins(items: list[str]) -> frozenset[str]:
     origins: set[str] = set()
     for item in items:
         origin = item.strip().rstrip("/").lower()
-        parts = urlsplit(origin)
-        if parts.scheme not in ("http", "https") or not parts.netloc or parts.path or parts.query:
+        try:
+            parts = urlsplit(origin)
+            good = parts.scheme in ("http", "https") and bool(parts.netloc)
+        except ValueError:  # brackets that are no IPv6 address
+            good = False
+        if not good or origin != f"{parts.scheme}://{parts.netloc}" or "@" in parts.netloc:
             raise InvalidInput(f"{item!r} is not an origin, as https://app.example.com")
         origins.add(origin)
     return frozenset(origins)
@@ -41,4 +45,8 @@ def permits_origin(
 
 def _same(origin: str, host: str) -> bool:
     # The scheme is not compared: TLS usually ends before this server.
-    return urlsplit(origin.lower()).netloc == host.lower()
+    try:
+        netloc = urlsplit(origin.lower()).netloc
+    except ValueError:  # brackets that are no IPv6 address
+        return False
+    return bool(netloc) and netloc == host.lower()

@@ -196,7 +196,7 @@ async def _lines(receive: Receive, limits: PublishLimits) -> AsyncIterator[bytes
             raise too_large(limits.batch_bytes)
         *lines, rest = (rest + chunk).split(b"\n")
         for line in lines:
-            if not skipping and line.strip():
+            if not skipping and (line := line.strip()):
                 yield line
             skipping = False
         if len(rest) > limits.event_bytes:
@@ -204,7 +204,7 @@ async def _lines(receive: Receive, limits: PublishLimits) -> AsyncIterator[bytes
                 yield rest  # too long already, so it is answered as that
             skipping = True
             rest = b""
-    if rest.strip() and not skipping:
+    if (rest := rest.strip()) and not skipping:
         yield rest
 
 
@@ -233,6 +233,7 @@ def _idempotency_key(scope: Scope) -> str | None:
         try:
             # The quoted strings of RFC 8941 are JSON's, with only \\" and \\\\ as escapes.
             text = json.loads(text)
+            text.encode()  # an escaped lone surrogate is no text
         except ValueError:
             raise InvalidEvent("The header Idempotency-Key is not a quoted string.") from None
     check_id(text, "The header Idempotency-Key")

@@ -20,10 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from service.core import messages
 from service.core.close import CloseCode
-from service.core.errors import (
-    InvalidMessage,
-    Unauthorized,
-)
+from service.core.errors import InvalidMessage, KeysUnavailable, Unauthorized
 from service.core.frames import (
     PING_FRAME,
     FrameError,
@@ -275,6 +272,10 @@ class Connection(asyncio.Protocol):
                 self._clients.stats.refused("token")
                 self.close(CloseCode.UNAUTHORIZED, str(error))
                 return
+            except KeysUnavailable as error:
+                self._clients.stats.refused("keys")
+                self.close(CloseCode.TRY_AGAIN_LATER, str(error))
+                return
         if principal is None:
             self._clients.stats.refused("token")
             self.close(CloseCode.UNAUTHORIZED, "no token was given")
@@ -287,6 +288,9 @@ class Connection(asyncio.Protocol):
             principal = await self._clients.verify(token)
         except Unauthorized as error:
             self.send(messages.error("unauthorized", str(error)))
+            return
+        except KeysUnavailable as error:
+            self.send(messages.error("unavailable", str(error)))
             return
         if self.closing:
             return
@@ -398,6 +402,8 @@ class Connection(asyncio.Protocol):
 
     def dismiss(self, after_ms: int) -> None:
         """The node is about to stop: say when to come back, and close."""
+        if self.closing:
+            return
         if self.session.state is State.OPEN:
             self.send(messages.reconnect(after_ms))
         self.close(CloseCode.RESTART, "the server restarts")

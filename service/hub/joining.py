@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from service.core import messages
 from service.core.close import CloseCode
-from service.core.errors import EngineError, EngineUnavailable, HeraldError
+from service.core.errors import EngineError, EngineUnavailable
 from service.core.feed import Feed
 from service.core.log import Page, assess
 from service.core.position import BEGINNING, Position
@@ -30,6 +30,7 @@ logger = logging.getLogger("herald.hub")
 
 _RETRIES = 5
 _RETRY_SECONDS = 0.5
+_PAUSE_SECONDS = 0.02
 
 
 class Start(NamedTuple):
@@ -58,6 +59,8 @@ class Joining:
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
+        # What is written in one step beside what is waiting must leave room in the outbox.
+        self._tail_bytes = hub.policy.send_queue_bytes // 2
         hub.demote = self._demote
 
     async def begin(self, channel: str, since: Position | None) -> Start:
@@ -169,7 +172,9 @@ class Joining:
                     connection.send(messages.gap(live.name, at, resumption.start))
                     crossed = page.tip.epoch
                     at = resumption.start
-                at = self._write(connection, live, at, page)
+                before, at = at, self._write(connection, live, at, page)
+                if at == before:
+                    await asyncio.sleep(_PAUSE_SECONDS)  # the feed is being mended
         finally:
             feed.unwatch()
 
@@ -215,12 +220,11 @@ class Joining:
             return False  # the members were told a gap that this one was not
         if at < feed.position and not connection.congested:
             tail = feed.tail(at)
-            if tail is None:
+            if tail is None or sum(len(entry.fragment) for entry in tail) > self._tail_bytes:
                 return False
             connection.write(b"".join([live.frame(entry) for entry in tail]))
             self._hub.stats.deliveries += len(tail)
-            at = feed.position
-        if at != feed.position or connection.congested:
+        elif at != feed.position or connection.congested:
             return False
         self._hub.admit(live, connection)
         return True
@@ -237,10 +241,3 @@ def _is_wanted(connection: Connection, start: Start) -> bool:
     """Whether the client has not left meanwhile, be it to come again."""
     following = connection.following
     return following is not None and following.get(start.live.name) is start
-
-
-def trouble_code(error: HeraldError) -> CloseCode:
-    """The close code for a join that failed."""
-    if isinstance(error, EngineUnavailable | EngineError):
-        return CloseCode.TRY_AGAIN_LATER
-    return CloseCode.INTERNAL_ERROR

@@ -233,6 +233,7 @@ def test_a_lone_pong_is_seen_as_one(payload: bytes) -> None:
         raw(0x8A, 0xFE, struct.pack("!H", 300) + bytes(128)),  # begins a pong of 300 bytes
         raw(0x8A, 0xFF, bytes(131)),
     ],
+    ids=map(str, range(12)),  # the bytes themselves hold random masks
 )
 def test_nothing_else_is_a_lone_pong(data: bytes) -> None:
     assert not is_lone_pong(data)

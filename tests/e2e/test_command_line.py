@@ -94,7 +94,8 @@ async def test_dev_prints_commands_that_work_as_printed_in_a_plain_shell(
     listen = re.search(r"^  (\S+ listen .*)$", text, re.MULTILINE)
     publish = re.search(r"^  (\S+ publish .*)$", text, re.MULTILINE)
     curl = re.search(r"^  (curl .*)$", text, re.MULTILINE)
-    assert listen and publish
+    assert listen
+    assert publish
     assert curl
     # A shell without this environment: no PATH to the venv, another folder.
     plain = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(tmp_path)}

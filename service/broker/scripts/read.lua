@@ -20,6 +20,9 @@ end
 
 local first = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)[1]
 local page = {tip, first and first[1] or '', tip}
+if ARGV[1] == '18446744073709551615-18446744073709551615' then
+  return page -- nothing can follow the last ID that there is, and XRANGE refuses the question
+end
 local most, budget = tonumber(ARGV[2]), tonumber(ARGV[3])
 local now
 local from = '(' .. ARGV[1]

@@ -1,0 +1,158 @@
+"""rediss://: a verified certificate, on a connection that works as any other."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import ipaddress
+import shutil
+import ssl
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from service.broker.embedded import EmbeddedEngine
+from tests.broker.relay import relaying
+from tests.broker.support import open_broker, publish, running_broker
+from tests.harness.process import eventually, free_port
+
+
+class _Files(NamedTuple):
+    ca: Path
+    certificate: Path
+    key: Path
+
+
+def _certificate(
+    name: str, key: ec.EllipticCurvePrivateKey, issuer: str, signer: ec.EllipticCurvePrivateKey
+) -> bytes:
+    now = datetime.datetime.now(datetime.UTC)
+    is_ca = name == issuer
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
+        .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer)]))
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=is_ca, path_length=None), critical=True)
+    )
+    if not is_ca:
+        address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+        builder = builder.add_extension(x509.SubjectAlternativeName([address]), critical=False)
+    signed = builder.sign(signer, hashes.SHA256())
+    return signed.public_bytes(serialization.Encoding.PEM)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> _Files:
+    """A CA of this test's own, and a server certificate for 127.0.0.1 that it signed."""
+    directory = tmp_path_factory.mktemp("tls")
+    files = _Files(*(directory / name for name in ("ca.pem", "server.pem", "server.key")))
+    ca_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    files.ca.write_bytes(_certificate("test CA", ca_key, "test CA", ca_key))
+    files.certificate.write_bytes(_certificate("engine", key, "test CA", ca_key))
+    files.key.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return files
+
+
+@contextlib.asynccontextmanager
+async def _redis_server(files: _Files, directory: Path) -> AsyncIterator[int]:
+    program = shutil.which("redis-server")
+    if program is None:
+        pytest.skip("no redis-server on PATH; the bundled engine has no TLS")
+    port = free_port()
+    log = directory / "redis.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [
+                program,
+                *("--port", "0", "--tls-port", str(port), "--tls-auth-clients", "no"),
+                *("--tls-cert-file", str(files.certificate), "--tls-key-file", str(files.key)),
+                *("--tls-ca-cert-file", str(files.ca), "--save", "", "--dir", str(directory)),
+            ],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        await eventually(
+            lambda: process.poll() is not None or "Ready to accept" in log.read_text(), "redis"
+        )
+        if process.poll() is not None:
+            pytest.skip("redis-server on PATH does not start with TLS: " + log.read_text()[-300:])
+        yield port
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(params=["terminator", "redis-server"])
+async def tls_port(
+    request: pytest.FixtureRequest, engine: EmbeddedEngine, files: _Files, tmp_path: Path
+) -> AsyncIterator[int]:
+    """An engine behind TLS: a terminator before the bundled one, and Redis's own."""
+    if request.param == "redis-server":
+        async with _redis_server(files, tmp_path) as port:
+            yield port
+        return
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(files.certificate, files.key)
+    async with relaying(engine, context) as relay:
+        yield relay.port
+
+
+async def test_everything_works_over_tls(tls_port: int, files: _Files, channel: str) -> None:
+    url = f"rediss://127.0.0.1:{tls_port}?ssl_ca_certs={files.ca}"
+    async with open_broker(url) as broker:
+        pushed: list[int] = []
+        broker.subscriptions.on_pushed(lambda _, entry, __: pushed.append(entry.position.seq))
+        await broker.subscriptions.subscribe(channel)
+        await publish(broker, channel, b'"%b"' % (b"x" * 500_000))
+        await publish(broker, channel)
+        await eventually(lambda: pushed == [1, 2], "the pushes")
+        await eventually(lambda: broker.trouble() is None, "health")
+
+
+@pytest.mark.parametrize(
+    ("host", "query"),
+    [
+        ("127.0.0.1", ""),  # a CA that the system does not know
+        ("localhost", "?ssl_ca_certs={ca}"),  # a name that the certificate does not have
+    ],
+)
+async def test_certificate_that_proves_nothing_is_refused(
+    tls_port: int, files: _Files, host: str, query: str
+) -> None:
+    url = f"rediss://{host}:{tls_port}{query.format(ca=files.ca)}"
+    async with running_broker(url) as broker:
+        await eventually(
+            lambda: "certificate verify failed" in (broker.trouble() or ""), "the refusal"
+        )
+
+
+@pytest.mark.parametrize(
+    ("host", "query"),
+    [
+        ("127.0.0.1", "?ssl_cert_reqs=none"),
+        ("localhost", "?ssl_ca_certs={ca}&ssl_check_hostname=false"),
+    ],
+)
+async def test_checks_that_are_switched_off_are_off(
+    tls_port: int, files: _Files, host: str, query: str, channel: str
+) -> None:
+    async with open_broker(f"rediss://{host}:{tls_port}{query.format(ca=files.ca)}") as broker:
+        await publish(broker, channel)
