@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help run test lint lock documents clean
+.PHONY: help run test test-redis lint lock documents clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets
@@ -15,6 +15,11 @@ run: $(VENV)/run.stamp ## Start Herald on http://127.0.0.1:8000 with an engine o
 
 test: $(VENV)/dev.stamp ## Run the tests against a real engine
 	$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
+
+test-redis: $(VENV)/dev.stamp ## Run the tests that touch the engine against redis-server (7.0 or newer) on PATH
+	@command -v redis-server >/dev/null || { echo "redis-server is not on PATH: install it (Debian: apt-get install redis-server)"; exit 1; }
+	ENGINE_BINARY=$$(command -v redis-server) $(BIN)/pytest -n 2 --dist worksteal tests/broker \
+		tests/e2e/test_delivery.py tests/e2e/test_resume.py tests/e2e/test_engine_faults.py $(ARGS)
 
 lint: $(VENV)/dev.stamp ## Check style, types and layers
 	$(BIN)/ruff check .

@@ -110,7 +110,7 @@ def main() -> None:
     try:
         with (
             TemporaryDirectory() as directory,
-            running(engine.url, Path(directory), log_level="warning") as herald,
+            running(engine.url, Path(directory), log_level="warning", drain_seconds="1") as herald,
         ):
             work = measure(herald, options.connections, options.idle_seconds)
             print(json.dumps(asyncio.run(work)))

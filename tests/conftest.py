@@ -13,6 +13,8 @@ import pytest
 from service.broker.embedded import EmbeddedEngine
 from tests.harness.process import Herald, running
 
+ENGINE_BINARY = os.environ.get("ENGINE_BINARY")
+"""Another engine than the bundled one, as `make test-redis` says."""
 _names = itertools.count(1)
 # The loop's debug mode says which step took long; it is read when a loop is made.
 os.environ["PYTHONASYNCIODEBUG"] = "1"
@@ -34,7 +36,7 @@ def user(new_name: Callable[[], str]) -> str:
 @pytest.fixture(scope="session")
 def engine() -> Iterator[EmbeddedEngine]:
     """An engine for all tests of this worker that do not harm it."""
-    engine = EmbeddedEngine()
+    engine = EmbeddedEngine(binary=ENGINE_BINARY)
     yield engine
     engine.stop()
 
@@ -42,7 +44,7 @@ def engine() -> Iterator[EmbeddedEngine]:
 @pytest.fixture
 def own_engine() -> Iterator[EmbeddedEngine]:
     """An engine to restart, fill or kill."""
-    engine = EmbeddedEngine()
+    engine = EmbeddedEngine(binary=ENGINE_BINARY)
     yield engine
     engine.stop()
 

@@ -59,7 +59,13 @@ def find_engine() -> str:
 class EmbeddedEngine:
     """A running engine. `url` is what HERALD_REDIS_URL would be."""
 
-    def __init__(self, arguments: tuple[str, ...] = (), directory: Path | None = None) -> None:
+    def __init__(
+        self,
+        arguments: tuple[str, ...] = (),
+        directory: Path | None = None,
+        binary: str | None = None,
+    ) -> None:
+        self._binary = binary or find_engine()
         self._owns_directory = directory is None
         self.directory = directory or _make_directory()
         self._log = self.directory / "engine.log"
@@ -97,7 +103,7 @@ class EmbeddedEngine:
 
     def _launch(self) -> subprocess.Popen[bytes]:
         command = [
-            find_engine(),
+            self._binary,
             *("--port", "0", "--unixsocket", str(self._socket), "--unixsocketperm", "700"),
             *("--dir", str(self.directory), "--save", "", "--appendonly", "no"),
             *("--daemonize", "no", "--maxmemory-policy", "noeviction"),

@@ -76,6 +76,10 @@ class TopicGrant(NamedTuple):
         return topic in self.names or any(topic.startswith(prefix) for prefix in self.prefixes)
 
 
+NO_TOPICS = TopicGrant()
+"""Shared by all tokens without topics."""
+
+
 def parse_topic_grant(items: Iterable[str]) -> TopicGrant:
     """Read a token's `topics`: names, and patterns (a prefix and one final `*`).
 
@@ -90,4 +94,4 @@ def parse_topic_grant(items: Iterable[str]) -> TopicGrant:
         else:
             topic_channel(item)
             names[item] = None
-    return TopicGrant(tuple(names), tuple(prefixes))
+    return TopicGrant(tuple(names), tuple(prefixes)) if names or prefixes else NO_TOPICS

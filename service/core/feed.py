@@ -62,7 +62,8 @@ class Feed:
     def __init__(self, position: Position) -> None:
         self.position = position
         self._watchers = 0
-        self._recent: deque[Entry] = deque()
+        # None where empty: an empty deque is 624 bytes, and most channels are quiet.
+        self._recent: deque[Entry] | None = None
         self._recent_bytes = 0
         self._crossed: int | None = None
 
@@ -82,7 +83,7 @@ class Feed:
         """That reader is done."""
         self._watchers -= 1
         if not self._watchers:
-            self._recent.clear()
+            self._recent = None
             self._recent_bytes = 0
 
     def pushed(self, entry: Entry) -> Push:
@@ -121,7 +122,7 @@ class Feed:
             entries = [entry for entry in page.entries if entry.position > self.position]
             self.position = page.end
         hole = False
-        for entry in self._recent:
+        for entry in self._recent or ():
             if self.position.is_followed_by(entry.position):
                 entries.append(entry)
                 self.position = entry.position
@@ -137,7 +138,7 @@ class Feed:
         """
         at = since
         entries: list[Entry] = []
-        for entry in self._recent:
+        for entry in self._recent or ():
             if at == self.position:
                 break
             if at.is_followed_by(entry.position):
@@ -151,10 +152,13 @@ class Feed:
         What that read does not have was lost with its engine: kept on, it would look like a hole
         for ever.
         """
-        self._recent = deque(entry for entry in self._recent if entry.position <= self.position)
-        self._recent_bytes = sum(len(entry.fragment) for entry in self._recent)
+        kept = [entry for entry in self._recent or () if entry.position <= self.position]
+        self._recent = deque(kept) if kept else None
+        self._recent_bytes = sum(len(entry.fragment) for entry in kept)
 
     def _keep(self, entry: Entry) -> None:
+        if self._recent is None:
+            self._recent = deque()
         self._recent.append(entry)
         self._recent_bytes += len(entry.fragment)
         while self._recent_bytes > _RECENT_BYTES and len(self._recent) > 1:

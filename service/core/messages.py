@@ -110,7 +110,7 @@ def welcome(
             "type": "welcome",
             "connection": connection,
             "user": user,
-            "heartbeat": heartbeat,
+            "heartbeat": int(heartbeat) if heartbeat.is_integer() else heartbeat,
             "expires": int(expires),
             "channels": {
                 channel: {"position": str(joined.position), "recovered": joined.recovered}

@@ -12,6 +12,8 @@ from service.edge.answers import JSON, Answer, ProblemError, problem_of
 from service.ports import EventLog, PublisherVerifier
 
 MAX_LIMIT = 1000
+_MAX_BYTES = 4 << 20
+"""JSON after which an answer ends before its limit; `next` goes on from there."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -43,9 +45,11 @@ class History:
             page = await self._log.read(channel, resumption.start, limit)
         entries: list[Entry] = list(page.entries)
         # A page also ends by its bytes.
-        while not page.complete and len(entries) < limit:
+        size = sum(len(entry.fragment) for entry in entries)
+        while not page.complete and len(entries) < limit and size < _MAX_BYTES:
             page = await self._log.read(channel, page.end, limit - len(entries))
             entries += page.entries
+            size += sum(len(entry.fragment) for entry in page.entries)
         events = b",".join(
             b'{"id":"%b",%b' % (str(entry.position).encode(), entry.fragment) for entry in entries
         )
