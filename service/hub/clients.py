@@ -61,7 +61,7 @@ class Clients:
         self.drain_left = 0
         self.connections: set[Connection] = set()
         self._joining = Joining(hub)
-        self.verify = verifier.verify
+        self._verifier = verifier
         self._serials = itertools.count(1)
         shortest = min(policy.heartbeat_interval, policy.heartbeat_timeout, policy.close_timeout)
         self._tick = min(0.25, max(0.005, shortest / 8))
@@ -79,6 +79,10 @@ class Clients:
         return bool(limit) and self.hub.holders("user:" + user) >= limit
 
     # Coming
+
+    async def verify(self, token: str) -> Principal:
+        """See `UserVerifier.verify`."""
+        return await self._verifier.verify(token)
 
     def adopt(self, transport: asyncio.Transport, newcomer: Newcomer, early: bytes) -> Connection:
         """Take a socket over right after its handshake. `early`: what the client sent already."""

@@ -16,7 +16,7 @@ import logging
 import time
 from collections.abc import Coroutine
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from service.core import messages
 from service.core.close import CloseCode
@@ -32,6 +32,7 @@ from service.core.frames import (
     text_frame,
 )
 from service.core.heartbeat import Beat, check_pulse
+from service.core.position import Position
 from service.core.principal import Principal
 from service.core.session import (
     Acked,
@@ -46,11 +47,11 @@ from service.core.session import (
     Session,
     State,
 )
+from service.core.wheel import Wheel
+from service.hub.hub import Hub
 from service.hub.outstanding import outstanding
-
-if TYPE_CHECKING:
-    from service.hub.clients import Clients
-    from service.hub.joining import Start
+from service.hub.policy import HubPolicy
+from service.ports import Instrumentation
 
 logger = logging.getLogger("herald.connection")
 
@@ -64,6 +65,35 @@ _PING_PLAIN = PING_FRAME
 # A browser's scripts do not see WebSocket pings, so `herald.v1` says it in a message as well: its
 # client can tell a dead connection by silence. Either answer is a sign of life.
 _PING_HERALD = PING_FRAME + text_frame(messages.PING)
+
+
+class Host(Protocol):
+    """What a connection needs of the process that it is connected to."""
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop: ...
+    @property
+    def hub(self) -> Hub: ...
+    @property
+    def policy(self) -> HubPolicy: ...
+    @property
+    def stats(self) -> Instrumentation: ...
+    @property
+    def node(self) -> str: ...
+    @property
+    def wheel(self) -> Wheel[Connection]: ...
+
+    async def verify(self, token: str) -> Principal:
+        """See `UserVerifier.verify`."""
+
+    async def admit(self, connection: Connection, principal: Principal, request: Request) -> None:
+        """Join the channels, say welcome, replay, go live."""
+
+    async def join(self, connection: Connection, channel: str, since: Position | None) -> None:
+        """Join one more channel."""
+
+    def lost(self, connection: Connection, code: int) -> None:
+        """The socket is closed."""
 
 
 class Ending(Enum):
@@ -83,8 +113,8 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_busy",
-        "_clients",
         "_deaf",
+        "_host",
         "_peer_code",
         "_pinged_at",
         "_plain",
@@ -105,7 +135,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(
         self,
-        clients: Clients,
+        host: Host,
         transport: asyncio.Transport,
         session: Session,
         *,
@@ -113,7 +143,7 @@ class Connection(asyncio.Protocol):
         serial: int,
         now: float,
     ) -> None:
-        self._clients = clients
+        self._host = host
         self.transport = transport
         self.session = session
         self.serial = serial
@@ -121,7 +151,7 @@ class Connection(asyncio.Protocol):
         self.due = 0.0
         self.closing = 0  # the close code, once there is one
         self.congested = False
-        self.following: dict[str, Start] | None = None
+        self.following: dict[str, object] | None = None
         self._plain = plain
         self._seen = now
         self._pinged_at = 0.0
@@ -136,16 +166,16 @@ class Connection(asyncio.Protocol):
     @property
     def name(self) -> str:
         """This connection's id, for the client and the logs."""
-        return f"{self._clients.node}-{self.serial:x}"
+        return f"{self._host.node}-{self.serial:x}"
 
     def start(self, principal: Principal, request: Request) -> None:
         """A plain client: all is known, so its admission begins at once."""
-        self._work(self._clients.admit(self, principal, request))
+        self._work(self._host.admit(self, principal, request))
 
     # The transport's side
 
     def data_received(self, data: bytes) -> None:
-        self._seen = self._clients.loop.time()
+        self._seen = self._host.loop.time()
         if self._deaf:
             return
         if self._pinged_at and not self.closing:
@@ -153,7 +183,7 @@ class Connection(asyncio.Protocol):
         if self._reader is None:
             if is_lone_pong(data):
                 return
-            self._reader = MessageReader(self._clients.policy.max_message_bytes)
+            self._reader = MessageReader(self._host.policy.max_message_bytes)
         self._reader.feed(data)
         self._read()
 
@@ -174,7 +204,7 @@ class Connection(asyncio.Protocol):
             self._forget()
         self.congested = False
         self._wake_waiter()
-        self._clients.lost(self, code)
+        self._host.lost(self, code)
 
     # Reading
 
@@ -199,13 +229,13 @@ class Connection(asyncio.Protocol):
             if self.closing:
                 continue  # only the answer to our close is of interest
             if incoming.kind is Kind.TEXT:
-                self._clients.stats.received_messages += 1
+                self._host.stats.received_messages += 1
                 if not self._take(incoming.payload):
                     return
             elif incoming.kind is Kind.PING:
                 self._reply(pong_frame(incoming.payload))
         self._pause()
-        self._clients.loop.call_soon(self._go_on)
+        self._host.loop.call_soon(self._go_on)
 
     def _take(self, payload: bytes) -> bool:
         """Deal with a message; False where that takes time, and reading waits for it."""
@@ -227,7 +257,7 @@ class Connection(asyncio.Protocol):
                 for payload in payloads:
                     self.send(payload)
             case Acked():
-                self._clients.stats.acks += 1
+                self._host.stats.acks += 1
             case Close(code, reason, payloads):
                 for payload in payloads:
                     self.send(payload)
@@ -237,7 +267,7 @@ class Connection(asyncio.Protocol):
             case Reauthenticate(token):
                 self._work(self._reauthenticate(token))
             case Join(channel, since):
-                self._work(self._clients.join(self, channel, since))
+                self._work(self._host.join(self, channel, since))
 
     def _work(self, work: Coroutine[Any, Any, None]) -> None:
         """Deal with a message that needs time; nothing else is read until it is done."""
@@ -267,25 +297,25 @@ class Connection(asyncio.Protocol):
         principal = self.session.principal
         if token is not None:
             try:
-                principal = await self._clients.verify(token)
+                principal = await self._host.verify(token)
             except Unauthorized as error:
-                self._clients.stats.refused("token")
+                self._host.stats.refused("token")
                 self.close(CloseCode.UNAUTHORIZED, str(error))
                 return
             except KeysUnavailable as error:
-                self._clients.stats.refused("keys")
+                self._host.stats.refused("keys")
                 self.close(CloseCode.TRY_AGAIN_LATER, str(error))
                 return
         if principal is None:
-            self._clients.stats.refused("token")
+            self._host.stats.refused("token")
             self.close(CloseCode.UNAUTHORIZED, "no token was given")
             return
         if not self.closing:
-            await self._clients.admit(self, principal, request)
+            await self._host.admit(self, principal, request)
 
     async def _reauthenticate(self, token: str) -> None:
         try:
-            principal = await self._clients.verify(token)
+            principal = await self._host.verify(token)
         except Unauthorized as error:
             self.send(messages.error("unauthorized", str(error)))
             return
@@ -295,7 +325,7 @@ class Connection(asyncio.Protocol):
         if self.closing:
             return
         self._carry_out(self.session.reauthenticated(principal))
-        self.set_timer(self._clients.loop.time())
+        self.set_timer(self._host.loop.time())
 
     # Writing
 
@@ -306,13 +336,13 @@ class Connection(asyncio.Protocol):
     def write(self, data: bytes) -> None:
         """Write frames that this connection alone is owed."""
         if not self.closing:
-            self._clients.stats.delivered_bytes += len(data)
+            self._host.stats.delivered_bytes += len(data)
             self.transport.write(data)
 
     def _reply(self, data: bytes) -> None:
         """Write what the client asked for; one that keeps asking and never reads is cut off."""
         waiting = self.transport.get_write_buffer_size() if self.congested else 0
-        if waiting > self._clients.policy.send_queue_bytes + _REPLAY_ROOM:
+        if waiting > self._host.policy.send_queue_bytes + _REPLAY_ROOM:
             self.close(CloseCode.SLOW_CONSUMER, "reads too slowly")
         else:
             self.write(data)
@@ -321,12 +351,12 @@ class Connection(asyncio.Protocol):
         """Wait until the client has read most of what was written, or is gone."""
         while self.congested and not self.closing:
             if self._waiter is None:
-                self._waiter = self._clients.loop.create_future()
+                self._waiter = self._host.loop.create_future()
             await asyncio.shield(self._waiter)
 
     def run(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something for this connection; cancelled when that is lost."""
-        task = self._clients.loop.create_task(work)
+        task = self._host.loop.create_task(work)
         if self._tasks is None:
             self._tasks = set()
         self._tasks.add(task)
@@ -345,7 +375,7 @@ class Connection(asyncio.Protocol):
 
     def set_timer(self, now: float) -> None:
         """Look at this connection again when the next thing is due."""
-        policy = self._clients.policy
+        policy = self._host.policy
         principal = self.session.principal
         due = self._seen + policy.heartbeat_interval
         if self._pinged_at:
@@ -353,17 +383,17 @@ class Connection(asyncio.Protocol):
         if principal is not None:
             left = principal.expires + policy.token_leeway - time.time()
             due = min(due, now + left)
-        self._clients.wheel.schedule(self, due)
+        self._host.wheel.schedule(self, due)
 
     def wake(self, now: float) -> None:
         """The timer fired."""
-        policy = self._clients.policy
+        policy = self._host.policy
         if self.closing:
             self.transport.abort()
             return
         principal = self.session.principal
         if self.session.state is State.CONNECTING:
-            self._clients.stats.refused("connect_timeout")
+            self._host.stats.refused("connect_timeout")
             self.close(CloseCode.TIMEOUT, "no connect message in time")
             return
         if principal is not None and time.time() >= principal.expires + policy.token_leeway:
@@ -387,14 +417,14 @@ class Connection(asyncio.Protocol):
         if pulse.beat is Beat.PING:
             self._pinged_at = now
             self._unread = outstanding(self.transport)
-            self._clients.stats.pings += 1
+            self._host.stats.pings += 1
             self.transport.write(_PING_PLAIN if self._plain else _PING_HERALD)
         self.set_timer(now)
 
     def _answered(self, by_pong: bool) -> None:
         """The first sign of life after a ping, whatever it is, starts the interval anew."""
         if by_pong:
-            self._clients.stats.ponged(self._seen - self._pinged_at)
+            self._host.stats.ponged(self._seen - self._pinged_at)
         self._pinged_at = 0.0
         self.set_timer(self._seen)
 
@@ -421,8 +451,8 @@ class Connection(asyncio.Protocol):
         if self._busy:
             self._busy = False
             self.transport.resume_reading()
-        now = self._clients.loop.time()
-        self._clients.wheel.schedule(self, now + self._clients.policy.close_timeout)
+        now = self._host.loop.time()
+        self._host.wheel.schedule(self, now + self._host.policy.close_timeout)
         if ending is Ending.LINGER:
             self._deaf = True
             self.transport.write_eof()
@@ -437,13 +467,13 @@ class Connection(asyncio.Protocol):
             self._forget()
             # RFC 6455, 5.5.1: answered with the code that came; 1005 stands for none.
             self.transport.write(b"\x88\x00" if code == 1005 else close_frame(code, ""))
-            now = self._clients.loop.time()
-            self._clients.wheel.schedule(self, now + self._clients.policy.close_timeout)
+            now = self._host.loop.time()
+            self._host.wheel.schedule(self, now + self._host.policy.close_timeout)
         self.transport.close()
 
     def _leave(self, channel: str) -> None:
         following = self.following is not None and self.following.pop(channel, None) is not None
-        self._clients.hub.leave(self, channel, following=following)
+        self._host.hub.leave(self, channel, following=following)
 
     def _forget(self) -> None:
         """Nothing is delivered from here on; the memory is free once the socket is closed."""

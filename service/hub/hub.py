@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from service.core import messages
 from service.core.close import CloseCode
@@ -21,12 +21,9 @@ from service.core.frames import text_frame
 from service.core.log import Entry, Page
 from service.core.outbox import overflows
 from service.core.position import Position
-from service.hub.live import LiveChannel
+from service.hub.live import LiveChannel, Member
 from service.hub.policy import HubPolicy
 from service.ports import EventLog, Instrumentation, Subscriptions
-
-if TYPE_CHECKING:
-    from service.hub.connection import Connection
 
 logger = logging.getLogger("herald.hub")
 
@@ -53,7 +50,7 @@ class Hub:
         self._dirty: list[LiveChannel] = []
         self._reads = asyncio.Semaphore(policy.reads_in_flight)
         self._tasks: set[asyncio.Task[None]] = set()
-        self.demote: Callable[[Connection, LiveChannel, Position], None] = _refuse_to_demote
+        self.demote: Callable[[Member, LiveChannel, Position], None] = _refuse_to_demote
         """Brings a member that cannot take a large piece at once back to the place by itself."""
         subscriptions.on_pushed(self._pushed)
         subscriptions.on_restored(self.heal_all)
@@ -123,14 +120,14 @@ class Hub:
             self._subscriptions.unsubscribe(live.name)
             del self._channels[live.name]
 
-    def admit(self, live: LiveChannel, connection: Connection) -> None:
+    def admit(self, live: LiveChannel, connection: Member) -> None:
         """Make a holder a member: it has exactly what the feed's position says."""
         # What the members are still owed this turn, the new one has already.
         if live.fresh is not None:
             self._flush_channel(live)
         live.members.add(connection)
 
-    def leave(self, connection: Connection, channel: str, *, following: bool) -> None:
+    def leave(self, connection: Member, channel: str, *, following: bool) -> None:
         """A member goes, or one that was `following` on its way to be one."""
         live = self._channels.get(channel)
         if live is None:
@@ -213,13 +210,13 @@ class Hub:
 
     def _write(
         self,
-        members: Iterable[Connection],
+        members: Iterable[Member],
         frames: list[bytes],
-        too_slow: Callable[[Connection], None],
+        too_slow: Callable[[Member], None],
     ) -> None:
         data = frames[0] if len(frames) == 1 else b"".join(frames)
         size, budget = len(data), self.policy.send_queue_bytes
-        slow: list[Connection] = []
+        slow: list[Member] = []
         written = 0
         for member in members:
             transport = member.transport
@@ -233,7 +230,7 @@ class Hub:
         for member in slow:
             too_slow(member)
 
-    def _cut_off(self, connection: Connection) -> None:
+    def _cut_off(self, connection: Member) -> None:
         connection.close(CloseCode.SLOW_CONSUMER, "reads too slowly")
 
     # Mending
@@ -294,7 +291,7 @@ class Hub:
         frames += [live.frame(entry) for entry in caught.entries]
         if frames and live.members:
 
-            def by_itself(member: Connection) -> None:
+            def by_itself(member: Member) -> None:
                 # A large piece after an outage is nobody's slowness.
                 live.members.discard(member)
                 self.demote(member, live, before)
@@ -355,5 +352,5 @@ def _retrieve(task: asyncio.Task[Page]) -> None:
         task.exception()
 
 
-def _refuse_to_demote(connection: Connection, live: LiveChannel, since: Position) -> None:
+def _refuse_to_demote(connection: Member, live: LiveChannel, since: Position) -> None:
     connection.close(CloseCode.SLOW_CONSUMER, "reads too slowly")

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from service.core import messages
 from service.core.close import CloseCode
@@ -21,10 +21,7 @@ from service.core.feed import Feed
 from service.core.log import Page, assess
 from service.core.position import BEGINNING, Position
 from service.hub.hub import Hub
-from service.hub.live import LiveChannel
-
-if TYPE_CHECKING:
-    from service.hub.connection import Connection
+from service.hub.live import LiveChannel, Member
 
 logger = logging.getLogger("herald.hub")
 
@@ -115,7 +112,7 @@ class Joining:
         feed.unwatch()
         self._hub.release(live)
 
-    def follow(self, connection: Connection, start: Start) -> None:
+    def follow(self, connection: Member, start: Start) -> None:
         """Tell the gap, replay, go live. Goes on by itself where it takes more than one step."""
         if connection.closing:
             self.abandon(start)
@@ -129,13 +126,13 @@ class Joining:
             return
         self._go_on(connection, start, at)
 
-    def _go_on(self, connection: Connection, start: Start, at: Position) -> None:
+    def _go_on(self, connection: Member, start: Start, at: Position) -> None:
         if connection.following is None:
             connection.following = {}
         connection.following[start.live.name] = start
         connection.run(self._follow(connection, start, at))
 
-    async def _follow(self, connection: Connection, start: Start, at: Position) -> None:
+    async def _follow(self, connection: Member, start: Start, at: Position) -> None:
         live, feed, crossed = start.live, start.feed, start.crossed
         page, asked = start.page, start.asked
         failures = 0
@@ -178,13 +175,13 @@ class Joining:
         finally:
             feed.unwatch()
 
-    def _arrived(self, connection: Connection, live: LiveChannel) -> None:
+    def _arrived(self, connection: Member, live: LiveChannel) -> None:
         assert connection.following is not None
         del connection.following[live.name]
         connection.following = connection.following or None
 
     def _write(
-        self, connection: Connection, live: LiveChannel, at: Position, page: Page | None
+        self, connection: Member, live: LiveChannel, at: Position, page: Page | None
     ) -> Position:
         """Write what a page has after `at`; gives back the place then reached."""
         if page is None:
@@ -198,7 +195,7 @@ class Joining:
 
     def _arrive(
         self,
-        connection: Connection,
+        connection: Member,
         live: LiveChannel,
         at: Position,
         page: Page | None,
@@ -229,7 +226,7 @@ class Joining:
         self._hub.admit(live, connection)
         return True
 
-    def _demote(self, connection: Connection, live: LiveChannel, since: Position) -> None:
+    def _demote(self, connection: Member, live: LiveChannel, since: Position) -> None:
         """A member falls back to `since` and comes forward again at its own pace."""
         feed = live.feed
         assert feed is not None
@@ -237,7 +234,7 @@ class Joining:
         self._go_on(connection, Start(live, feed, since, True, None, None, None, None), since)
 
 
-def _is_wanted(connection: Connection, start: Start) -> bool:
+def _is_wanted(connection: Member, start: Start) -> bool:
     """Whether the client has not left meanwhile, be it to come again."""
     following = connection.following
     return following is not None and following.get(start.live.name) is start

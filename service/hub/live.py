@@ -3,15 +3,45 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import Coroutine
+from typing import Any, Protocol
 
 from service.core import messages
+from service.core.close import CloseCode
 from service.core.feed import Feed
 from service.core.frames import text_frame
 from service.core.log import Entry, Page
 
-if TYPE_CHECKING:
-    from service.hub.connection import Connection
+
+class Member(Protocol):
+    """What a channel needs of a connection.
+
+    Attributes:
+        transport: written to directly when an event goes to many.
+        closing: not 0 once it has ended for us.
+        congested: the client has still to read most of what was written.
+        following: the channels that it is still being brought to, each with a token of who does it.
+    """
+
+    transport: asyncio.Transport
+    closing: int
+    congested: bool
+    following: dict[str, object] | None
+
+    def send(self, payload: bytes) -> None:
+        """Send one message."""
+
+    def write(self, data: bytes) -> None:
+        """Write whole frames."""
+
+    async def drained(self) -> None:
+        """Wait until the client has read most of what was written, or is gone."""
+
+    def run(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something that ends with the connection."""
+
+    def close(self, code: CloseCode, reason: str) -> None:
+        """End it."""
 
 
 class LiveChannel:
@@ -37,7 +67,7 @@ class LiveChannel:
     def __init__(self, name: str) -> None:
         self.name = name
         self.holds = 0
-        self.members: set[Connection] = set()
+        self.members: set[Member] = set()
         self.feed: Feed | None = None
         self.opening: asyncio.Task[Page] | None = None
         self.healing = False
