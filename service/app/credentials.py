@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +12,10 @@ from service.auth.publishers import Publishers, key_digests
 from service.auth.tokens import JwtUserVerifier, TokenPolicy, TokenVerifier
 from service.core.errors import InvalidInput
 from service.settings import Settings, SettingsError
+
+logger = logging.getLogger("herald.node")
+
+_LEAST_SECRET_BYTES = 32  # RFC 7518, 3.2: as long as the hash
 
 
 class Verifiers(NamedTuple):
@@ -52,6 +57,11 @@ def _key_source(settings: Settings) -> KeySource:
     algorithms = settings.jwt_algorithms
     try:
         if settings.jwt_secret is not None:
+            if len(settings.jwt_secret.encode()) < _LEAST_SECRET_BYTES:
+                logger.warning(
+                    "HERALD_JWT_SECRET is short; use 32 random bytes or more",
+                    extra={"bytes": len(settings.jwt_secret.encode())},
+                )
             return FixedKey(secret_key(settings.jwt_secret, algorithms))
         if settings.jwt_public_key_file is not None:
             try:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+import warnings
 
 import typer
+from jwt import InsecureKeyLengthWarning
 
 from service import __version__
 from service.cli import describe, listen, publish, serve, token
@@ -44,6 +46,8 @@ def _options(
 
 def main() -> None:
     """Run the command line; errors are sentences on standard error and exit status 2."""
+    # Said once at the start, by the name of the setting, instead of by the library at each token.
+    warnings.filterwarnings("ignore", category=InsecureKeyLengthWarning)
     try:
         app()
     except SettingsError as error:

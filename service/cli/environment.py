@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+import typer
+
 from service.settings import Settings, load_settings
 
 
@@ -19,6 +21,9 @@ def settings() -> Settings:
 def base_url(url: str | None, *, api: bool) -> str:
     """Where the server is: `url` as given, or the configured host and port."""
     if url is not None:
+        schemes = ("http://", "https://") if api else ("http://", "https://", "ws://", "wss://")
+        if not url.startswith(schemes):
+            raise typer.BadParameter(f"--url begins with {' or '.join(schemes)}; this is '{url}'")
         return url.rstrip("/")
     here = settings()
     host = "127.0.0.1" if here.host in ("0.0.0.0", "::") else here.host

@@ -18,8 +18,9 @@ from websockets.typing import Subprotocol
 from service.cli.environment import base_url, settings
 from service.cli.token import mint
 from service.core.backoff import full_jitter
+from service.core.channel import parse_channel, topic_channel
 from service.core.close import Advice, advice_for
-from service.core.errors import InvalidPosition
+from service.core.errors import InvalidChannel, InvalidPosition
 from service.core.position import Position, parse_position
 
 _STABLE_SECONDS = 5.0
@@ -49,12 +50,14 @@ def listen(
         assert user is not None
         token = mint(settings(), user, topic, 86400.0)
     positions: dict[str, Position] = {}
-    for text in since:
-        channel, _, position = text.rpartition("@")
-        try:
-            positions[channel] = parse_position(position)
-        except InvalidPosition as error:
-            raise typer.BadParameter(str(error)) from None
+    try:
+        for name in topic:
+            topic_channel(name)
+        for text in since:
+            channel, _, position = text.rpartition("@")
+            positions[parse_channel(channel)] = parse_position(position)
+    except (InvalidChannel, InvalidPosition) as error:
+        raise typer.BadParameter(str(error)) from None
     address = base_url(url, api=False)
     if address.startswith("http"):
         address = "ws" + address.removeprefix("http")

@@ -54,7 +54,8 @@ def publish(
         typer.echo(error.read().decode(errors="replace"), err=True)
         raise typer.Exit(1) from None
     except OSError as error:
-        typer.echo(f"herald: no answer from {request.full_url}: {error}", err=True)
+        reason = getattr(error, "reason", error)
+        typer.echo(f"herald: no answer from {request.full_url}: {reason}", err=True)
         raise typer.Exit(1) from None
 
 

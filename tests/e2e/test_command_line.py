@@ -313,6 +313,17 @@ def test_openapi_is_printed() -> None:
     assert "/v1/events" in document["paths"]
 
 
+@pytest.mark.filterwarnings("ignore:The HMAC key is")
+async def test_a_short_secret_is_warned_of_once(start: Callable[..., Herald], user: str) -> None:
+    herald = start(jwt_secret="short")
+    for _ in range(2):
+        client = await open_plain(herald, token=mint(user, secret="short"))
+        await client.expect("welcome")
+        await client.close()
+    assert herald.log().count("HERALD_JWT_SECRET is short") == 1
+    assert "InsecureKeyLength" not in herald.log()
+
+
 async def test_several_workers_share_a_port_and_tell_their_metrics_together(
     start: Callable[..., Herald], user: str, new_name: Callable[[], str]
 ) -> None:
