@@ -69,6 +69,8 @@ class Kind(Enum):
     PING = "ping"
     PONG = "pong"
     CLOSE = "close"
+    PART = "part"
+    """A fragment that does not end its message: work was done, and there is nothing to tell."""
 
 
 class Incoming(NamedTuple):
@@ -100,28 +102,30 @@ class MessageReader:
         self._stream.feed_data(data)
 
     def read(self) -> Incoming | None:
-        """The next message, or None until more bytes come.
+        """What the next frame brought, or None until more bytes come.
 
         Raises:
             FrameError: 1002, 1003, 1007 or 1009.
         """
-        while (frame := self._read_frame()) is not None:
-            opcode = frame.opcode
-            payload = bytes(frame.data)
-            if opcode is Opcode.PING:
-                return Incoming(Kind.PING, payload)
-            if opcode is Opcode.PONG:
-                return Incoming(Kind.PONG, payload)
-            if opcode is Opcode.CLOSE:
-                return Incoming(Kind.CLOSE, b"", _close_code(payload))
-            whole = self._join(opcode, payload, frame.fin)
-            if whole is not None:
-                try:
-                    whole.decode()
-                except UnicodeDecodeError:
-                    raise FrameError(CloseCode.INVALID_DATA, "text is not UTF-8") from None
-                return Incoming(Kind.TEXT, whole)
-        return None
+        frame = self._read_frame()
+        if frame is None:
+            return None
+        opcode = frame.opcode
+        payload = bytes(frame.data)
+        if opcode is Opcode.PING:
+            return Incoming(Kind.PING, payload)
+        if opcode is Opcode.PONG:
+            return Incoming(Kind.PONG, payload)
+        if opcode is Opcode.CLOSE:
+            return Incoming(Kind.CLOSE, b"", _close_code(payload))
+        whole = self._join(opcode, payload, frame.fin)
+        if whole is None:
+            return Incoming(Kind.PART, b"")
+        try:
+            whole.decode()
+        except UnicodeDecodeError:
+            raise FrameError(CloseCode.INVALID_DATA, "text is not UTF-8") from None
+        return Incoming(Kind.TEXT, whole)
 
     def _read_frame(self) -> Frame | None:
         if self._parser is None:

@@ -11,9 +11,12 @@ not.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any, cast
 
+from httptools import HttpParserUpgrade
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
@@ -24,13 +27,24 @@ Release = Callable[[], tuple[asyncio.Transport, bytes]]
 
 HEAD_SECONDS = 10.0
 HEAD_BYTES = 64 * 1024
+_HEAD_END = b"\r\n\r\n"
 _EARLY_BYTES = 64 * 1024
 
-_PROBLEM = ProblemError(431, f"The head of a request may have at most {HEAD_BYTES} bytes.").answer()
-_TOO_LARGE = (
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: %b\r\n"
-    b"content-length: %d\r\nconnection: close\r\n\r\n%b"
-    % (_PROBLEM.content_type, len(_PROBLEM.body), _PROBLEM.body)
+
+def _last_answer(problem: ProblemError) -> bytes:
+    """A whole HTTP response, after which the connection is closed."""
+    answer, phrase = problem.answer(), HTTPStatus(problem.status).phrase.encode()
+    return (
+        b"HTTP/1.1 %d %b\r\ncontent-type: %b\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
+        % (answer.status, phrase, answer.content_type, len(answer.body), answer.body)
+    )
+
+
+_TOO_LARGE = _last_answer(
+    ProblemError(431, f"The head of a request may have at most {HEAD_BYTES} bytes.")
+)
+_UNREADABLE = _last_answer(
+    ProblemError(400, "The handshake has too many or too long header lines, or a body.")
 )
 
 
@@ -38,6 +52,9 @@ class _Released(asyncio.Transport):
     """Stands where the transport was, so that uvicorn's cleaning up closes nothing."""
 
     def close(self) -> None:
+        pass
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
         pass
 
     def is_closing(self) -> bool:
@@ -56,6 +73,11 @@ class AdoptableWebSocket(WebSocketsSansIOProtocol):
         """Before the handshake: the request. After it: bytes for whoever gets the transport."""
         if not self.handshake_initiated:
             super().data_received(data)
+            if not self.handshake_initiated:
+                # The whole request came, and its own parser took no part of it: uvicorn would
+                # neither answer nor close.
+                self.transport.write(_UNREADABLE)
+                self.transport.close()
             return
         # A client should wait for the answer to its handshake; one that does not loses nothing.
         self._early += data
@@ -68,6 +90,12 @@ class AdoptableWebSocket(WebSocketsSansIOProtocol):
         if self.response.status_code == 101:
             extensions = cast("dict[str, Any]", self.scope["extensions"])
             extensions[EXTENSION] = self._release
+
+    async def send(self, message: Any) -> None:
+        """A refusal completes the handshake too: uvicorn would log each one as an error."""
+        await super().send(message)
+        if self.close_sent:
+            self.handshake_complete = True
 
     def _release(self) -> tuple[asyncio.Transport, bytes]:
         transport, early = self.transport, self._early
@@ -83,6 +111,8 @@ class GuardedHttp(HttpToolsProtocol):
 
     _head_timer: asyncio.TimerHandle | None = None
     _head_bytes = 0
+    _head_tail = b""
+    _piece = b""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -94,14 +124,31 @@ class GuardedHttp(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self._head_timer is not None:
-            end = data.find(b"\r\n\r\n")
+            # The end of the head may lie across two reads.
+            end = (self._head_tail + data).find(_HEAD_END)
             self._head_bytes += len(data) if end < 0 else end
+            self._head_tail = data[-len(_HEAD_END) + 1 :]
             if self._head_bytes > HEAD_BYTES:
                 self._head_done()
                 self.transport.write(_TOO_LARGE)
                 self.transport.close()
                 return
+        self._piece = data
         super().data_received(data)
+        self._piece = b""
+
+    def handle_websocket_upgrade(self) -> None:
+        """Uvicorn drops what came in one piece with the request: pass it on."""
+        super().handle_websocket_upgrade()
+        upgrade = sys.exc_info()[1]  # is being handled, and says where the request ended
+        websocket = self.transport.get_protocol()
+        if (
+            isinstance(upgrade, HttpParserUpgrade)
+            and isinstance(websocket, AdoptableWebSocket)
+            and websocket.handshake_initiated
+            and (early := self._piece[upgrade.args[0] :])
+        ):
+            websocket.data_received(early)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -114,6 +161,7 @@ class GuardedHttp(HttpToolsProtocol):
 
     def _expect_head(self) -> None:
         self._head_bytes = 0
+        self._head_tail = b""
         self._head_timer = self.loop.call_later(HEAD_SECONDS, self._head_too_slow)
 
     def _head_done(self) -> None:

@@ -142,35 +142,36 @@ class Clients:
             self._joining.follow(connection, start)
 
     async def _begin_all(self, joins: dict[str, Position | None]) -> list[Start]:
-        """Begin to join all channels, or none."""
-        beginnings = [
-            self.loop.create_task(self._joining.begin(channel, since))
-            for channel, since in joins.items()
-        ]
+        """Begin to join all channels, or none. They are held before the first `await`."""
+        holds = [self._joining.hold(channel, since) for channel, since in joins.items()]
+        beginnings = [self.loop.create_task(self._joining.begin(hold)) for hold in holds]
         try:
             return list(await asyncio.gather(*beginnings))
         except BaseException:
             for task in beginnings:
                 task.cancel()
-            for result in await asyncio.gather(*beginnings, return_exceptions=True):
+            results = await asyncio.gather(*beginnings, return_exceptions=True)
+            for hold, result in zip(holds, results, strict=True):
                 if isinstance(result, Start):
                     self._joining.abandon(result)
+                else:
+                    self._joining.release(hold)
             raise
 
     async def join(self, connection: Connection, channel: str, since: Position | None) -> None:
         """A `subscribe`: join one more channel."""
         try:
-            start = await self._joining.begin(channel, since)
+            (start,) = await self._begin_all({channel: since})
         except (EngineUnavailable, EngineError):
             connection.session.channels.discard(channel)
-            connection.send(
+            connection.answer(
                 messages.error("unavailable", "The engine is away; try again later.", channel)
             )
             return
         if connection.closing:
             self._joining.abandon(start)
             return
-        connection.send(messages.subscribed(channel, messages.Joined(start.at, start.recovered)))
+        connection.answer(messages.subscribed(channel, messages.Joined(start.at, start.recovered)))
         self._joining.follow(connection, start)
 
     # Going

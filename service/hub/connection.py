@@ -49,6 +49,7 @@ from service.core.session import (
 )
 from service.core.wheel import Wheel
 from service.hub.hub import Hub
+from service.hub.live import Replays
 from service.hub.outstanding import outstanding
 from service.hub.policy import HubPolicy
 from service.ports import Instrumentation
@@ -126,7 +127,7 @@ class Connection(asyncio.Protocol):
         "closing",
         "congested",
         "due",
-        "following",
+        "replays",
         "serial",
         "session",
         "slot",
@@ -151,7 +152,7 @@ class Connection(asyncio.Protocol):
         self.due = 0.0
         self.closing = 0  # the close code, once there is one
         self.congested = False
-        self.following: dict[str, object] | None = None
+        self.replays: Replays | None = None
         self._plain = plain
         self._seen = now
         self._pinged_at = 0.0
@@ -194,6 +195,7 @@ class Connection(asyncio.Protocol):
         self.congested = True
 
     def resume_writing(self) -> None:
+        self._seen = self._host.loop.time()  # it reads, so it lives
         self.congested = False
         self._wake_waiter()
 
@@ -250,12 +252,12 @@ class Connection(asyncio.Protocol):
         match effect:
             case Reply(payloads):
                 for payload in payloads:
-                    self._reply(text_frame(payload))
+                    self.answer(payload)
             case Leave(channels, payloads):
                 for channel in channels:
                     self._leave(channel)
                 for payload in payloads:
-                    self.send(payload)
+                    self.answer(payload)
             case Acked():
                 self._host.stats.acks += 1
             case Close(code, reason, payloads):
@@ -276,7 +278,10 @@ class Connection(asyncio.Protocol):
 
     async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
         try:
-            await work
+            if self.closing:
+                work.close()  # it was never begun
+            else:
+                await work
         except Exception:
             logger.exception("a client message was not dealt with", extra={"id": self.name})
             self.close(CloseCode.INTERNAL_ERROR, "internal error")
@@ -317,15 +322,16 @@ class Connection(asyncio.Protocol):
         try:
             principal = await self._host.verify(token)
         except Unauthorized as error:
-            self.send(messages.error("unauthorized", str(error)))
+            self.answer(messages.error("unauthorized", str(error)))
             return
         except KeysUnavailable as error:
-            self.send(messages.error("unavailable", str(error)))
+            self.answer(messages.error("unavailable", str(error)))
             return
         if self.closing:
             return
         self._carry_out(self.session.reauthenticated(principal))
-        self.set_timer(self._host.loop.time())
+        if not self.closing:  # then the timer is the close's
+            self.set_timer(self._host.loop.time())
 
     # Writing
 
@@ -338,6 +344,10 @@ class Connection(asyncio.Protocol):
         if not self.closing:
             self._host.stats.delivered_bytes += len(data)
             self.transport.write(data)
+
+    def answer(self, payload: bytes) -> None:
+        """Send one message that the client asked for."""
+        self._reply(text_frame(payload))
 
     def _reply(self, data: bytes) -> None:
         """Write what the client asked for; one that keeps asking and never reads is cut off."""
@@ -354,13 +364,14 @@ class Connection(asyncio.Protocol):
                 self._waiter = self._host.loop.create_future()
             await asyncio.shield(self._waiter)
 
-    def run(self, work: Coroutine[Any, Any, None]) -> None:
+    def run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run something for this connection; cancelled when that is lost."""
         task = self._host.loop.create_task(work)
         if self._tasks is None:
             self._tasks = set()
         self._tasks.add(task)
         task.add_done_callback(self._done)
+        return task
 
     def _done(self, task: asyncio.Task[None]) -> None:
         if self._tasks is not None:
@@ -407,8 +418,10 @@ class Connection(asyncio.Protocol):
             policy.heartbeat_timeout,
         )
         if pulse.beat is Beat.REAP:
-            if self._unread and outstanding(self.transport) < self._unread:
-                # It answers no ping yet because it still reads what was sent before.
+            if (left := outstanding(self.transport)) < self._unread:
+                # It answers no ping yet because it still reads what was sent before. Next time it
+                # must have read more.
+                self._unread = left
                 self._seen = now
                 self.set_timer(now)
                 return
@@ -434,7 +447,7 @@ class Connection(asyncio.Protocol):
         """The node is about to stop: say when to come back, and close."""
         if self.closing:
             return
-        if self.session.state is State.OPEN:
+        if self.session.state is State.OPEN and not self._busy:  # it has had its welcome
             self.send(messages.reconnect(after_ms))
         self.close(CloseCode.RESTART, "the server restarts")
 
@@ -472,17 +485,22 @@ class Connection(asyncio.Protocol):
         self.transport.close()
 
     def _leave(self, channel: str) -> None:
-        following = self.following is not None and self.following.pop(channel, None) is not None
-        self._host.hub.leave(self, channel, following=following)
+        task = self.replays.tasks.pop(channel, None) if self.replays is not None else None
+        if task is not None:
+            task.cancel()
+        self._host.hub.leave(self, channel, following=task is not None)
 
     def _forget(self) -> None:
         """Nothing is delivered from here on; the memory is free once the socket is closed."""
-        for channel in list(self.session.channels):
+        channels = self.session.channels
+        for channel in channels.union(self.replays.tasks if self.replays is not None else ()):
             self._leave(channel)
-        self.session.channels.clear()
-        self.following = None
-        for task in list(self._tasks or ()):
-            task.cancel()
+        channels.clear()
+        self.replays = None
+        for task in self._tasks or ():
+            # A moment later: one that is cancelled before its first step never gets to its
+            # `finally`.
+            self._host.loop.call_soon(task.cancel)
 
     def _wake_waiter(self) -> None:
         if self._waiter is not None:

@@ -109,6 +109,9 @@ class Hub:
         early, live.early = live.early or [], None
         for entry, accepted in early:
             self._pushed(live.name, entry, accepted)
+        if live.stale:
+            live.stale = False
+            self.heal(live)
         return feed, page
 
     def release(self, live: LiveChannel) -> None:
@@ -241,6 +244,8 @@ class Hub:
         for live in self._channels.values():
             if live.feed is not None:
                 self.heal(live)
+            else:
+                live.stale = True  # its page may have been read before the loss
 
     def heal(self, live: LiveChannel) -> None:
         """Pushes of this channel are missing: read them from the log."""
@@ -311,6 +316,8 @@ class Hub:
                     await self._audit_batch(names[start : start + _AUDIT_BATCH])
                 except (EngineUnavailable, EngineError):
                     break  # the reconnect reads everything anyway
+                except Exception:
+                    logger.exception("an audit failed")
                 await asyncio.sleep(min(pause, 1.0))
 
     async def _audit_batch(self, names: list[str]) -> None:

@@ -21,13 +21,27 @@ from service.core.feed import Feed
 from service.core.log import Page, assess
 from service.core.position import BEGINNING, Position
 from service.hub.hub import Hub
-from service.hub.live import LiveChannel, Member
+from service.hub.live import LiveChannel, Member, Replays
 
 logger = logging.getLogger("herald.hub")
 
 _RETRIES = 5
 _RETRY_SECONDS = 0.5
 _PAUSE_SECONDS = 0.02
+_KEPT_BYTES = 16 * 1024
+"""A page up to this size is kept from judging a position to writing it."""
+
+
+class Hold(NamedTuple):
+    """A channel that is listened to for a connection on its way; `release` or `abandon` ends it.
+
+    Attributes:
+        opens: the channel is being opened for it, and `since` read in the same step.
+    """
+
+    live: LiveChannel
+    since: Position | None
+    opens: bool
 
 
 class Start(NamedTuple):
@@ -60,24 +74,26 @@ class Joining:
         self._tail_bytes = hub.policy.send_queue_bytes // 2
         hub.demote = self._demote
 
-    async def begin(self, channel: str, since: Position | None) -> Start:
-        """Hold a channel and judge `since`.
+    def hold(self, channel: str, since: Position | None) -> Hold:
+        """The first step of a join; `begin` is the next."""
+        live, opens = self._hub.hold(channel, since)
+        return Hold(live, since, opens)
 
-        Ends with the channel held and its feed watched; `follow` or `abandon` comes next.
+    def release(self, hold: Hold) -> None:
+        """Undo `hold`, where `begin` did not succeed."""
+        self._hub.release(hold.live)
+
+    async def begin(self, hold: Hold) -> Start:
+        """Judge the position of a held channel; `follow` or `abandon` comes next.
 
         Raises:
-            EngineUnavailable, EngineError: nothing is held.
+            EngineUnavailable, EngineError: the channel is still held.
         """
-        live, first = self._hub.hold(channel, since)
+        feed, page = await self._hub.opened(hold.live)
         try:
-            feed, opening_page = await self._hub.opened(live)
+            return await self._judge(hold.live, feed, hold.since, page if hold.opens else None)
         except BaseException:
-            self._hub.release(live)
-            raise
-        try:
-            return await self._judge(live, feed, since, opening_page if first else None)
-        except BaseException:
-            self._give_up(live, feed)
+            feed.unwatch()
             raise
 
     async def _judge(
@@ -102,15 +118,15 @@ class Joining:
         gap_from = None if exact else since
         # Who asks for what is retained misses nothing where an epoch of it ends.
         crossed = None if exact and since != BEGINNING else page.tip.epoch
+        if sum(len(entry.fragment) for entry in page.entries) > _KEPT_BYTES:
+            # Other channels may have as much: it is read again in its turn.
+            return Start(live, feed, at, exact, gap_from, None, None, crossed)
         return Start(live, feed, at, exact, gap_from, page, asked, crossed)
 
     def abandon(self, start: Start) -> None:
-        """Undo `begin`."""
-        self._give_up(start.live, start.feed)
-
-    def _give_up(self, live: LiveChannel, feed: Feed) -> None:
-        feed.unwatch()
-        self._hub.release(live)
+        """Undo `hold` and `begin`."""
+        start.feed.unwatch()
+        self._hub.release(start.live)
 
     def follow(self, connection: Member, start: Start) -> None:
         """Tell the gap, replay, go live. Goes on by itself where it takes more than one step."""
@@ -120,6 +136,10 @@ class Joining:
         if start.gap_from is not None:
             self._hub.stats.gaps += 1
             connection.send(messages.gap(start.live.name, start.gap_from, start.at))
+        if connection.congested:
+            # Enough is waiting, be it other channels' pages: this one is read again in its time.
+            self._go_on(connection, start._replace(page=None, asked=None), start.at)
+            return
         at = self._write(connection, start.live, start.at, start.page)
         if self._arrive(connection, start.live, at, start.page, start.asked, start.crossed):
             start.feed.unwatch()
@@ -127,58 +147,69 @@ class Joining:
         self._go_on(connection, start, at)
 
     def _go_on(self, connection: Member, start: Start, at: Position) -> None:
-        if connection.following is None:
-            connection.following = {}
-        connection.following[start.live.name] = start
-        connection.run(self._follow(connection, start, at))
+        if connection.replays is None:
+            connection.replays = Replays()
+        task = connection.run(self._follow(connection, start, at))
+        connection.replays.tasks[start.live.name] = task
+        # Not in the task: one that is cancelled before its first step runs nothing of itself.
+        feed = start.feed
+        task.add_done_callback(lambda _: feed.unwatch())
 
     async def _follow(self, connection: Member, start: Start, at: Position) -> None:
-        live, feed, crossed = start.live, start.feed, start.crossed
-        page, asked = start.page, start.asked
+        place = _Place(at, start.crossed)
+        live = start.live
+        del start  # with its page, which is written
         failures = 0
-        went_back = False
-        try:
-            while True:
+        assert connection.replays is not None
+        turn = connection.replays.turn
+        while True:
+            pause = 0.0
+            async with turn:
                 await connection.drained()
-                if not _is_wanted(connection, start):
-                    return
-                if self._arrive(connection, live, at, page, asked, crossed):
-                    self._arrived(connection, live)
-                    return
-                asked = BEGINNING if went_back else min(at, feed.position)
                 try:
-                    page = await self._hub.read(live.name, asked)
+                    if await self._step(connection, live, place):
+                        return
+                    failures = 0
+                    pause = _PAUSE_SECONDS if place.stuck else 0.0
                 except (EngineUnavailable, EngineError):
                     failures += 1
-                    if failures > _RETRIES:
-                        connection.close(CloseCode.TRY_AGAIN_LATER, "the engine is away")
-                        return
-                    await asyncio.sleep(_RETRY_SECONDS)
-                    continue
-                failures = 0
-                if not _is_wanted(connection, start):
-                    return
-                if at > page.tip and not went_back:
-                    # What the log has must be read from its beginning.
-                    went_back, page = True, None
-                    continue
-                went_back = False
-                resumption = assess(at, page.tip, page.first, crossed)
-                if not resumption.exact:
-                    self._hub.stats.gaps += 1
-                    connection.send(messages.gap(live.name, at, resumption.start))
-                    crossed = page.tip.epoch
-                    at = resumption.start
-                before, at = at, self._write(connection, live, at, page)
-                if at == before:
-                    await asyncio.sleep(_PAUSE_SECONDS)  # the feed is being mended
-        finally:
-            feed.unwatch()
+                    pause = _RETRY_SECONDS
+            if failures > _RETRIES:
+                connection.close(CloseCode.TRY_AGAIN_LATER, "the engine is away")
+                return
+            if pause:
+                await asyncio.sleep(pause)
 
-    def _arrived(self, connection: Member, live: LiveChannel) -> None:
-        assert connection.following is not None
-        del connection.following[live.name]
-        connection.following = connection.following or None
+    async def _step(self, connection: Member, live: LiveChannel, place: _Place) -> bool:
+        """Arrive, or read and write one more page; True where there is nothing left to do."""
+        feed = live.feed
+        assert feed is not None
+        if not _is_wanted(connection, live):
+            return True
+        if self._arrive(connection, live, place.at, None, None, place.crossed):
+            _arrived(connection, live)
+            return True
+        asked = BEGINNING if place.went_back else min(place.at, feed.position)
+        page = await self._hub.read(live.name, asked)
+        if not _is_wanted(connection, live):
+            return True
+        if place.at > page.tip and not place.went_back:
+            place.went_back = True  # what the log has must be read from its beginning
+            return False
+        place.went_back = False
+        resumption = assess(place.at, page.tip, page.first, place.crossed)
+        if not resumption.exact:
+            self._hub.stats.gaps += 1
+            connection.send(messages.gap(live.name, place.at, resumption.start))
+            place.crossed = page.tip.epoch
+            place.at = resumption.start
+        before, place.at = place.at, self._write(connection, live, place.at, page)
+        place.stuck = place.at == before  # the feed is being mended
+        # Without an `await` since the read, so the page is what the log is, as far as is known.
+        if self._arrive(connection, live, place.at, page, asked, place.crossed):
+            _arrived(connection, live)
+            return True
+        return False
 
     def _write(
         self, connection: Member, live: LiveChannel, at: Position, page: Page | None
@@ -234,7 +265,33 @@ class Joining:
         self._go_on(connection, Start(live, feed, since, True, None, None, None, None), since)
 
 
-def _is_wanted(connection: Member, start: Start) -> bool:
-    """Whether the client has not left meanwhile, be it to come again."""
-    following = connection.following
-    return following is not None and following.get(start.live.name) is start
+class _Place:
+    """Where a replay stands.
+
+    Attributes:
+        at: the client has everything up to here.
+        crossed: as in `Start`.
+        went_back: the log's tip is before `at`.
+        stuck: the last read brought nothing.
+    """
+
+    __slots__ = ("at", "crossed", "stuck", "went_back")
+
+    def __init__(self, at: Position, crossed: int | None) -> None:
+        self.at = at
+        self.crossed = crossed
+        self.went_back = False
+        self.stuck = False
+
+
+def _is_wanted(connection: Member, live: LiveChannel) -> bool:
+    """Whether the client has not left the channel meanwhile, be it to come again."""
+    replays = connection.replays
+    return replays is not None and replays.tasks.get(live.name) is asyncio.current_task()
+
+
+def _arrived(connection: Member, live: LiveChannel) -> None:
+    assert connection.replays is not None
+    del connection.replays.tasks[live.name]
+    if not connection.replays.tasks:
+        connection.replays = None

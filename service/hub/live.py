@@ -13,6 +13,21 @@ from service.core.frames import text_frame
 from service.core.log import Entry, Page
 
 
+class Replays:
+    """The channels that one connection is still being brought to.
+
+    Attributes:
+        tasks: by channel. One that is not here any more has been left, and is not to write.
+        turn: one of them reads and writes at a time, so that all together hold one page.
+    """
+
+    __slots__ = ("tasks", "turn")
+
+    def __init__(self) -> None:
+        self.tasks: dict[str, asyncio.Task[None]] = {}
+        self.turn = asyncio.Lock()
+
+
 class Member(Protocol):
     """What a channel needs of a connection.
 
@@ -20,13 +35,13 @@ class Member(Protocol):
         transport: written to directly when an event goes to many.
         closing: not 0 once it has ended for us.
         congested: the client has still to read most of what was written.
-        following: the channels that it is still being brought to, each with a token of who does it.
+        replays: the channels that it is still being brought to, or None where it is live in all.
     """
 
     transport: asyncio.Transport
     closing: int
     congested: bool
-    following: dict[str, object] | None
+    replays: Replays | None
 
     def send(self, payload: bytes) -> None:
         """Send one message."""
@@ -37,7 +52,7 @@ class Member(Protocol):
     async def drained(self) -> None:
         """Wait until the client has read most of what was written, or is gone."""
 
-    def run(self, work: Coroutine[Any, Any, None]) -> None:
+    def run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run something that ends with the connection."""
 
     def close(self, code: CloseCode, reason: str) -> None:
@@ -62,6 +77,7 @@ class LiveChannel:
         "members",
         "name",
         "opening",
+        "stale",
     )
 
     def __init__(self, name: str) -> None:
@@ -71,6 +87,7 @@ class LiveChannel:
         self.feed: Feed | None = None
         self.opening: asyncio.Task[Page] | None = None
         self.healing = False
+        self.stale = False  # pushes may have been lost while it was opened
         # None where empty: most channels are quiet, and an empty list is 56 bytes.
         self.early: list[tuple[Entry, int]] | None = None
         self.fresh: list[bytes] | None = None

@@ -54,7 +54,8 @@ def read_all(reader: MessageReader, pieces: list[bytes]) -> list[Incoming]:
     for piece in pieces:
         reader.feed(piece)
         while (one := reader.read()) is not None:
-            incoming.append(one)
+            if one.kind is not Kind.PART:
+                incoming.append(one)
     return incoming
 
 
@@ -101,7 +102,7 @@ def test_a_reader_is_busy_exactly_while_something_is_half_read() -> None:
     assert reader.idle
     for byte in wire[:-1]:
         reader.feed(bytes([byte]))
-        assert reader.read() is None
+        assert reader.read() in (None, Incoming(Kind.PART, b""))
         assert not reader.idle
     reader.feed(wire[-1:])
     assert reader.read() == Incoming(Kind.TEXT, b"abc")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 from collections.abc import Callable
 
@@ -115,3 +116,28 @@ async def test_a_client_that_asks_and_never_reads_is_cut_off(
     await asyncio.gather(flooding, return_exceptions=True)
     sock.close()
     assert herald.metrics()['herald_disconnects_total{code="4000"}'] == 1
+
+
+async def test_replays_that_nobody_reads_hold_one_page_for_a_connection(
+    start: Callable[..., Herald], user: str, new_name: Callable[[], str]
+) -> None:
+    herald = start(send_queue_bytes="262144", heartbeat_interval="300")
+    topic = new_name()
+    for number in range(20):
+        herald.publish(f"topic:{topic}", [number, "x" * 30_000])
+    loop = asyncio.get_running_loop()
+    sock = await _stopped_reader(herald, mint(user, topics=["*"]))
+    messages = [
+        json.dumps({"type": "subscribe", "topic": topic, "position": "0-0"}).encode(),
+        json.dumps({"type": "unsubscribe", "topic": topic}).encode(),
+    ]
+    wire = b"".join(b"\x81%c\0\0\0\0%b" % (0x80 | len(text), text) for text in messages)
+    for _ in range(100):
+        await loop.sock_sendall(sock, wire)
+    deepest = 0.0
+    for _ in range(20):
+        await asyncio.sleep(0.05)
+        deepest = max(deepest, herald.metrics()["herald_outbox_deepest_bytes"])
+    assert deepest <= 3 * 262144
+    sock.close()
+    await eventually(lambda: herald.metrics()["herald_channels"] == 0, "nothing is left")

@@ -272,3 +272,33 @@ async def test_leaving_frees_the_channel(
         client.socket.transport.abort()
     nothing = {"connections": 0, "users": 0, "channels": 0}
     await eventually(lambda: gauges() == nothing, "nothing left")
+
+
+async def test_a_replay_of_many_channels_never_cuts_off_a_client_that_reads(
+    start: Callable[..., Herald], user: str, new_name: Callable[[], str]
+) -> None:
+    herald = start(send_queue_bytes="262144", history_size="20")
+    topics = [new_name() for _ in range(30)]
+    for topic in topics:
+        for number in range(8):
+            herald.publish(f"topic:{topic}", [number, "x" * 30_000])
+    token = mint(user, topics=topics)
+    positions = {f"topic:{topic}": "0-0" for topic in topics}
+    client = await open_herald(herald, token=token, positions=positions)
+    await client.expect("welcome")
+    seen: dict[str, list[int]] = {topic: [] for topic in topics}
+    deepest = live = 0.0
+    while live < 10 or any(len(numbers) < 8 for numbers in seen.values()):
+        event = await client.expect("event")
+        if event["channel"] == f"user:{user}":
+            live += 1
+            continue
+        numbers = seen[event["channel"].removeprefix("topic:")]
+        numbers.append(event["data"][0])
+        if sum(map(len, seen.values())) % 24 == 0:
+            # Something live in the middle of it: room in the outbox was left for it.
+            await asyncio.to_thread(herald.publish, f"user:{user}", "x" * 30_000)
+            deepest = max(deepest, herald.metrics()["herald_outbox_deepest_bytes"])
+    assert all(numbers == list(range(8)) for numbers in seen.values())
+    assert deepest <= 2 * 262144
+    await client.close()
