@@ -36,6 +36,10 @@ class Receipt(NamedTuple):
 class Submission(Protocol):
     """An event on its way to the engine."""
 
+    @property
+    def lost(self) -> bool:
+        """Whether the way to the engine broke after it was sent: it may be stored or not."""
+
     async def receipt(self) -> Receipt:
         """Wait until the engine has answered for every channel. Does not raise."""
 

@@ -127,6 +127,9 @@ class Settings(BaseModel):
     max_pending_events: Annotated[
         int, Field(ge=1, description="Events on their way to the engine; more get 429.")
     ] = 20000
+    max_pending_bytes: Annotated[
+        Bytes, Field(description="Bytes of them on their way; more get 429.")
+    ] = 64 * 1024**2
     send_queue_bytes: Annotated[
         Bytes, Field(description="What may wait for one slow client; more closes it with 4000.")
     ] = 1024**2
@@ -186,6 +189,10 @@ def load_settings(environment: Mapping[str, str]) -> Settings:
             reason = detail["msg"][0].lower() + detail["msg"][1:]
             problems.append(f"{where} has a bad value: {reason}.{_hint(environment.get(where))}")
         raise SettingsError(problems) from None
+    if settings.port and settings.port == settings.api_port:
+        problems.append(
+            "HERALD_API_PORT is HERALD_PORT; set it to another port, or leave it unset."
+        )
     if problems:
         raise SettingsError(problems)
     return settings

@@ -136,6 +136,7 @@ def _log_policy(settings: Settings) -> LogPolicy:
         history_ttl=settings.history_ttl,
         page_bytes=min(256 * 1024, max(1, settings.send_queue_bytes // 2)),
         max_in_flight=settings.max_pending_events,
+        max_bytes=settings.max_pending_bytes,
     )
 
 

@@ -30,6 +30,11 @@ def run(settings: Settings, announce: Announce | None = None) -> int:
     if settings.workers == 1:
         sockets = bind_sockets(settings)
         return _run_one(settings, sockets, Place(), announce)
+    # What cannot be used is told here: workers would fail, be started again, fail again.
+    asyncio.run(_try(settings))
+    # Shared ports could be shared with another Herald as well, and each would get a part of the
+    # clients: bind them alone first.
+    bind_sockets(settings).close()
     # The parent keeps the ports but never listens: a port of 0 is chosen once for all.
     reserved = bind_sockets(settings, shared=True)
     fixed = settings.model_copy(
@@ -48,6 +53,10 @@ def run(settings: Settings, announce: Announce | None = None) -> int:
         return run_workers(settings.workers, work)
     finally:
         reserved.close()
+
+
+async def _try(settings: Settings) -> None:
+    Node(settings)
 
 
 def _run_one(settings: Settings, sockets: Sockets, place: Place, announce: Announce | None) -> int:

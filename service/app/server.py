@@ -85,9 +85,21 @@ def _bind(host: str, port: int, name: str, *, shared: bool) -> socket.socket:
         sock.bind(address)
     except OSError as error:
         sock.close()
-        reason = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be had ({error})"
-        raise SettingsError([f"Port {port} on {host} {reason}; set {name} to another."]) from None
+        raise _no_port(host, port, name, error) from None
     return sock
+
+
+def _listen(sock: socket.socket, host: str, name: str) -> None:
+    try:
+        # Two that are bound and do not listen yet may share a port: the second hears of it here.
+        sock.listen(_BACKLOG)
+    except OSError as error:
+        raise _no_port(host, int(sock.getsockname()[1]), name, error) from None
+
+
+def _no_port(host: str, port: int, name: str, error: OSError) -> SettingsError:
+    reason = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be had ({error})"
+    return SettingsError([f"Port {port} on {host} {reason}; set {name} to another."])
 
 
 class _Server(uvicorn.Server):
@@ -145,6 +157,9 @@ async def serve(
         if node.broker.trouble() is None:
             break
         await asyncio.sleep(_START_POLL)
+    _listen(sockets.client, settings.host, "HERALD_PORT")
+    if sockets.api is not None:
+        _listen(sockets.api, settings.host, "HERALD_API_PORT")
     servers = [(_server(node.client_app), sockets.client)]
     if node.api_app is not None and sockets.api is not None:
         servers.append((_server(node.api_app), sockets.api))

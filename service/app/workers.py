@@ -57,6 +57,9 @@ class _Workers:
         sys.stderr.flush()
         # A signal between the fork and its entry would miss the new child.
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        if self._stopping:  # and one before the block would not be passed on to it
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+            return
         pid = os.fork()
         if pid:
             self._children[pid] = worker
@@ -93,7 +96,8 @@ class _Workers:
             return
         code = os.waitstatus_to_exitcode(status)
         if self._stopping:
-            self._failed = self._failed or code != 0
+            # One that SIGTERM ended had not begun to serve.
+            self._failed = self._failed or code not in (0, -signal.SIGTERM)
             return
         logger.error("a worker ended; starting another", extra={"worker": worker, "code": code})
         time.sleep(_RESTART_SECONDS)

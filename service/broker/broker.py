@@ -88,6 +88,15 @@ class Broker:
         return None
 
     async def _probe(self) -> None:
+        """Probe for ever, whatever happens."""
+        while True:
+            try:
+                await self._probe_on()
+            except Exception:
+                logger.exception("the probe failed")
+            await asyncio.sleep(_PROBE_INTERVAL)
+
+    async def _probe_on(self) -> None:
         """Publish to ourselves every second; a subscription that is deaf is given up."""
         connected_since: float | None = None
         while True:

@@ -34,6 +34,7 @@ _PATIENCE = 1.0
 _META_EXTRA_TTL = 30 * 86400
 """Seconds that a log's last position outlives its events: as long, an absent client resumes
 without a gap where nothing was published. About 150 bytes of engine memory a channel."""
+_LOAD_SECONDS = 5.0
 _ID_TTL = 300
 """Seconds that an idempotency id holds (contract)."""
 
@@ -47,12 +48,14 @@ class LogPolicy:
         history_ttl: seconds after a channel's last event.
         page_bytes: JSON after which a page ends.
         max_in_flight: publish commands without an answer.
+        max_bytes: of publish commands without an answer.
     """
 
     history_size: int
     history_ttl: float
     page_bytes: int = 256 * 1024
     max_in_flight: int = 20_000
+    max_bytes: int = 64 << 20
 
 
 class RedisEventLog:
@@ -75,6 +78,9 @@ class RedisEventLog:
             raise Overloaded("Too many events are in flight to the engine; try again soon.")
         now = time.time()
         fragment = encode_fragment(event, int(now * 1000))
+        waiting = link.in_flight_bytes
+        if waiting and waiting + len(fragment) * len(event.channels) > self._policy.max_bytes:
+            raise Overloaded("Too many bytes are in flight to the engine; try again soon.")
         accepted = b"%d" % (now * 1e6)
         ttl = b"" if event.ttl_ms is None else b"%d" % event.ttl_ms
         commands: list[tuple[Argument, ...]] = []
@@ -191,6 +197,11 @@ class RedisSubmission:
         self._link = link
         self._replies = [link.call(*command) for command in commands]
 
+    @property
+    def lost(self) -> bool:
+        """See `Submission.lost`."""
+        return self._link.closed.done()
+
     async def receipt(self) -> Receipt:
         """See `Submission.receipt`."""
         positions: dict[str, str] = {}
@@ -229,11 +240,16 @@ class RedisSubmission:
 
 
 async def load_scripts(link: Link) -> None:
-    """Teach the engine the scripts; a restarted or flushed engine has forgotten them."""
+    """Teach the engine the scripts; a restarted or flushed engine has forgotten them.
+
+    Raises:
+        EngineError, EngineUnavailable, TimeoutError
+    """
     loads = [
         link.call("SCRIPT", "LOAD", script.source) for script in (scripts.PUBLISH, scripts.READ)
     ]
-    await asyncio.gather(*loads)
+    async with asyncio.timeout(_LOAD_SECONDS):
+        await asyncio.gather(*loads)
 
 
 def _is_unknown_script(error: EngineError) -> bool:

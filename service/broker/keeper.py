@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from service.broker.endpoint import Locate
 from service.broker.link import Link, PushHandler, open_link
 from service.core.backoff import full_jitter
-from service.core.errors import EngineError, EngineUnavailable
+from service.core.errors import EngineUnavailable
 
 logger = logging.getLogger("herald.engine")
 
@@ -22,7 +22,7 @@ class LinkKeeper:
         name: for logs and metrics.
         timeout: a command without an answer for so many seconds drops the link: a stopped engine
             does not close its sockets.
-        prepare: run on every new link before anyone may use it.
+        prepare: run on every new link before anyone may use it; sees to its own timeouts.
         reopened: told of every link after the first.
     """
 
@@ -75,9 +75,9 @@ class LinkKeeper:
             try:
                 async with asyncio.timeout(self._timeout):
                     link = await open_link(await self._locate(), self._on_push)
-                    await self._prepare(link)
-            # UnicodeError: a host name that no resolver is even asked about.
-            except (OSError, UnicodeError, EngineError, EngineUnavailable) as error:
+                await self._prepare(link)
+            # Whatever it is: libraries raise errors of their own, and nobody else tries again.
+            except Exception as error:
                 if link is not None:
                     link.abort()
                 self._failed(error, attempt)

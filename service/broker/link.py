@@ -42,11 +42,13 @@ class Link(asyncio.Protocol):
     def __init__(self, on_push: PushHandler | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader()
-        self._pending: deque[tuple[asyncio.Future[Any] | _Confirmations, float]] = deque()
+        self._pending: deque[tuple[asyncio.Future[Any] | _Confirmations, float, int]] = deque()
         self._outgoing: list[bytes] = []
         self._transport: asyncio.Transport | None = None
         self._on_push = on_push
         self._fault = ""
+        self.in_flight_bytes = 0
+        """Of commands without an answer."""
         self.closed: asyncio.Future[None] = self._loop.create_future()
 
     # asyncio.Protocol
@@ -66,7 +68,8 @@ class Link(asyncio.Protocol):
                     if self._on_push is not None:
                         self._on_push(reply)
                     continue
-                waiting, _ = pending.popleft()
+                waiting, _, size = pending.popleft()
+                self.in_flight_bytes -= size
                 if isinstance(waiting, _Confirmations):
                     # A subscription is confirmed by pushes; what is answered is a refusal.
                     self._fault = f" It refused a subscription: {reply}"
@@ -83,7 +86,7 @@ class Link(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        for waiting, _ in self._pending:
+        for waiting, _, _ in self._pending:
             if not isinstance(waiting, _Confirmations) and not waiting.done():
                 waiting.set_exception(EngineUnavailable(self.loss))
         self._pending.clear()
@@ -108,10 +111,12 @@ class Link(asyncio.Protocol):
         if self._transport is None:
             future.set_exception(EngineUnavailable(self.loss))
             return future
-        self._pending.append((future, self._loop.time()))
+        packed = _pack(command)
+        self._pending.append((future, self._loop.time(), len(packed)))
+        self.in_flight_bytes += len(packed)
         if not self._outgoing:
             self._loop.call_soon(self._flush)
-        self._outgoing.append(_pack(command))
+        self._outgoing.append(packed)
         return future
 
     def send_subscription(self, command: str, *channels: bytes) -> None:
@@ -121,7 +126,7 @@ class Link(asyncio.Protocol):
         """
         if self._transport is None:
             return
-        self._pending.append((_Confirmations(len(channels)), self._loop.time()))
+        self._pending.append((_Confirmations(len(channels)), self._loop.time(), 0))
         if not self._outgoing:
             self._loop.call_soon(self._flush)
         self._outgoing.append(_pack((command, *channels)))

@@ -98,18 +98,24 @@ class Subscriber:
         self._unconfirmed.clear()
         self.probed_at = None
         link.send_subscription("SSUBSCRIBE", self._probe)
-        await link.call("PING")
+        await self._answered(link)
         wanted = list(self._wanted)
         for start in range(0, len(wanted), _BATCH):
             batch = [
                 channel for channel in wanted[start : start + _BATCH] if channel in self._wanted
             ]
-            self._send_subscribe(batch)
+            if batch:
+                self._send_subscribe(batch)
             # Answered after the confirmations, which are pushes: a barrier.
-            await link.call("PING")
+            await self._answered(link)
         if self._opened_before:
             self._loop.call_soon(self._restored)
         self._opened_before = True
+
+    async def _answered(self, link: Link) -> None:
+        """Wait until all that was sent is answered; many channels may take many such waits."""
+        async with asyncio.timeout(self._timeout):
+            await link.call("PING")
 
     def _on_push(self, push: list[Any]) -> None:
         kind = push[0]

@@ -149,6 +149,8 @@ class _Batch:
         """Send one event on its way; its outcome comes with `results`."""
         channels: list[str] = []
         outcome: Submission | ProblemError
+        if self._window and not isinstance(last := self._window[-1], ProblemError) and last.lost:
+            await self._settle()  # learn which channels are broken before going on elsewhere
         try:
             event = decode_event(text, max_bytes=self._publishing.limits.event_bytes)
             channels = list(event.channels)
