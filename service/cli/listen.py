@@ -29,15 +29,23 @@ _STABLE_SECONDS = 5.0
 
 def listen(
     user: Annotated[
-        str | None, typer.Option(help="Whose events; a token is made from HERALD_JWT_SECRET.")
+        str | None,
+        typer.Option(metavar="ID", help="Whose events; a token is made from HERALD_JWT_SECRET."),
     ] = None,
-    token: Annotated[str | None, typer.Option(help="A ready token, instead of --user.")] = None,
-    topic: Annotated[list[str], typer.Option(help="A topic to subscribe to; repeatable.")] = [],  # noqa: B006
-    since: Annotated[
-        list[str], typer.Option(help="<channel>@<position> to resume from; repeatable.")
+    token: Annotated[
+        str | None, typer.Option(metavar="JWT", help="A ready token, instead of --user.")
+    ] = None,
+    topic: Annotated[
+        list[str], typer.Option(metavar="NAME", help="A topic to subscribe to; repeatable.")
     ] = [],  # noqa: B006
-    url: Annotated[str | None, typer.Option(help="Where Herald is.")] = None,
-    count: Annotated[int, typer.Option(min=0, help="Stop after so many events; 0: never.")] = 0,
+    since: Annotated[
+        list[str],
+        typer.Option(metavar="CHANNEL@POSITION", help="Where to resume from; repeatable."),
+    ] = [],  # noqa: B006
+    url: Annotated[str | None, typer.Option(metavar="URL", help="Where Herald is.")] = None,
+    count: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Stop after so many events; 0: never.")
+    ] = 0,
 ) -> None:
     """Print a user's events, one JSON object a line; everything else goes to standard error.
 

@@ -15,16 +15,23 @@ _TIMEOUT = 30.0
 
 
 def publish(
-    to: Annotated[list[str], typer.Option(help="user:<id>, topic:<name> or all; repeatable.")],
-    type: Annotated[str, typer.Option(help="The event's type, as order.shipped.")],
-    data: Annotated[str, typer.Option(help="Its data, as JSON.")] = "null",
-    id: Annotated[str | None, typer.Option(help="Makes it idempotent for 5 minutes.")] = None,
-    ttl: Annotated[
-        float | None, typer.Option(help="Seconds after which it is no longer delivered.")
+    to: Annotated[
+        list[str],
+        typer.Option(metavar="CHANNEL", help="user:<id>, topic:<name> or all; repeatable."),
+    ],
+    type: Annotated[str, typer.Option(metavar="TEXT", help="The event's type, as order.shipped.")],
+    data: Annotated[str, typer.Option(metavar="JSON", help="Its data, as JSON.")] = "null",
+    id: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Makes it idempotent for 5 minutes.")
     ] = None,
-    url: Annotated[str | None, typer.Option(help="Where Herald's API is.")] = None,
+    ttl: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="Seconds after which it is no longer delivered."),
+    ] = None,
+    url: Annotated[str | None, typer.Option(metavar="URL", help="Where Herald's API is.")] = None,
     key: Annotated[
-        str | None, typer.Option(help="An API key; unset: the first of HERALD_API_KEYS.")
+        str | None,
+        typer.Option(metavar="KEY", help="An API key; unset: the first of HERALD_API_KEYS."),
     ] = None,
 ) -> None:
     """Publish one event and print the answer."""

@@ -7,6 +7,7 @@ import os
 import secrets
 import shlex
 import sys
+import textwrap
 from pathlib import Path
 from typing import get_args
 
@@ -23,8 +24,10 @@ from service.broker.endpoint import parse_engine_url
 from service.broker.event_log import LogPolicy
 from service.core.errors import EngineUnavailable, InvalidInput
 from service.settings import PREFIX, SECRETS, Settings, SettingsError, load_settings
+from service.telemetry.logs import configure_logging
 
 _DEV_TOKEN_SECONDS = 7 * 86400
+_INDENT = " " * 6
 
 
 def serve() -> None:
@@ -79,8 +82,11 @@ def dev() -> None:
 def check() -> None:
     """Check the settings and the engine, and say what is wrong."""
     settings = load_settings(os.environ)
+    configure_logging(settings.log_level, settings.log_format)
     check_for_production(settings)
     build_verifiers(settings)
+    # Of the engine one sentence at the end says it all.
+    configure_logging("error", settings.log_format)
     trouble = asyncio.run(_engine_trouble(settings))
     if trouble is not None:
         typer.echo(f"herald: the engine: {trouble}", err=True)
@@ -126,7 +132,8 @@ def settings_help() -> str:
             shown = str(default)
         also = f"; or {name}_FILE" if field in SECRETS else ""
         lines.append(f"  {name} [{shown}{also}]")
-        lines.append(f"      {info.description or _description(info.annotation)}")
+        text = info.description or _description(info.annotation)
+        lines += textwrap.wrap(text, 78, initial_indent=_INDENT, subsequent_indent=_INDENT)
     return "\n".join(lines)
 
 

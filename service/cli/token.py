@@ -14,11 +14,14 @@ from service.settings import Settings, SettingsError
 
 
 def token(
-    user: Annotated[str, typer.Option(help="The user's id, the token's `sub`.")],
+    user: Annotated[str, typer.Option(metavar="ID", help="The user's id, the token's `sub`.")],
     topic: Annotated[
-        list[str], typer.Option(help="A topic to join, or a pattern as news.*; repeatable.")
+        list[str],
+        typer.Option(metavar="NAME", help="A topic to join, or a pattern as news.*; repeatable."),
     ] = [],  # noqa: B006 (typer's way to say: none)
-    ttl: Annotated[float, typer.Option(min=1, help="Seconds until it expires.")] = 3600.0,
+    ttl: Annotated[
+        float, typer.Option(min=1, metavar="SECONDS", help="Seconds until it expires.")
+    ] = 3600.0,
 ) -> None:
     """Make a user's token from HERALD_JWT_SECRET and print it."""
     typer.echo(mint(settings(), user, topic, ttl))

@@ -21,6 +21,7 @@ import msgspec
 
 from service.core.channel import parse_channel
 from service.core.errors import EventTooLarge, InvalidEvent, TooManyEvents
+from service.core.json_errors import explain_mismatch, explain_syntax
 
 MAX_CHANNELS = 1000
 """Channels that one event may name."""
@@ -73,13 +74,13 @@ def _decode(decoder: msgspec.json.Decoder[Decoded], body: bytes) -> Decoded:
         body.decode()
         return decoder.decode(body)
     except UnicodeDecodeError as error:
-        raise InvalidEvent(f"The body is not UTF-8 (byte {error.start}).") from None
+        raise InvalidEvent(f"Not UTF-8 (byte {error.start}).") from None
     except msgspec.ValidationError as error:
-        raise InvalidEvent(f"{error}.") from None
+        raise InvalidEvent(explain_mismatch(error)) from None
     except msgspec.DecodeError as error:
-        raise InvalidEvent(f"The body is not JSON: {error}.") from None
+        raise InvalidEvent(explain_syntax(error)) from None
     except RecursionError:
-        raise InvalidEvent("The body is nested too deeply.") from None
+        raise InvalidEvent("Nested too deeply.") from None
 
 
 def decode_event(body: bytes, *, max_bytes: int, idempotency_key: str | None = None) -> Event:

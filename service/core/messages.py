@@ -11,6 +11,7 @@ from typing import NamedTuple
 import msgspec
 
 from service.core.errors import InvalidMessage
+from service.core.json_errors import explain_mismatch, explain_syntax
 from service.core.position import Position
 
 
@@ -87,9 +88,9 @@ def decode_client_message(text: bytes) -> ClientMessage:
             raise InvalidMessage(
                 "unknown_type", f"There is no message of type {kind[:60]!r}."
             ) from None
-        raise InvalidMessage("invalid_message", f"{error}.") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidMessage("invalid_json", f"Not JSON: {error}.") from None
+        raise InvalidMessage("invalid_message", explain_mismatch(error)) from None
+    except msgspec.DecodeError as error:
+        raise InvalidMessage("invalid_json", explain_syntax(error)) from None
     except RecursionError:
         raise InvalidMessage("invalid_json", "Nested too deeply.") from None
 

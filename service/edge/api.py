@@ -66,16 +66,13 @@ def build_api(
     @app.get("/v1/channels/{channel:path}/events", **documents.HISTORY)
     async def channel_events(channel: str, request: Request) -> Response:
         query = request.query_params
+        if unknown := set(query) - {"after", "limit"}:
+            detail = f"There is no parameter {min(unknown)!r}; there are `after` and `limit`."
+            return _response(ProblemError(400, detail).answer())
         authorization = request.headers.get("authorization")
         return _response(
             await history.read(authorization, channel, query.get("after"), query.get("limit"))
         )
-
-    @app.get("/v1/ws", include_in_schema=False)
-    async def websocket_only() -> Response:
-        upgrade = ((b"upgrade", b"websocket"), (b"connection", b"upgrade"))
-        detail = "This is a WebSocket endpoint; connect with ws:// or wss://."
-        return _response(ProblemError(426, detail, headers=upgrade).answer())
 
     @app.get("/healthz/live", **documents.LIVE)
     async def live() -> dict[str, str]:
@@ -120,7 +117,9 @@ def with_websocket(api: App, handshake: App | None) -> App:
     """`api`, and `handshake`, where there is one, at `/v1/ws`."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "websocket":
+        if scope["type"] == "http" and handshake is not None and scope["path"] == "/v1/ws":
+            await send_answer(send, _UPGRADE)
+        elif scope["type"] != "websocket":
             await api(scope, receive, send)
         elif handshake is not None and scope["path"] == "/v1/ws":
             await handshake(scope, receive, send)
@@ -129,6 +128,13 @@ def with_websocket(api: App, handshake: App | None) -> App:
             await reject_websocket(send, ProblemError(404, "There is nothing here.").answer())
 
     return app
+
+
+_UPGRADE = ProblemError(
+    426,
+    "This is a WebSocket endpoint; connect with ws:// or wss://.",
+    headers=((b"upgrade", b"websocket"), (b"connection", b"upgrade")),
+).answer()
 
 
 async def nothing_here(scope: Scope, receive: Receive, send: Send) -> None:

@@ -39,7 +39,10 @@ _ENGINE: dict[int | str, dict[str, Any]] = {
 _BODY: dict[int | str, dict[str, Any]] = {
     400: _problem("The request is not what it should be; `detail` says what and where."),
     408: _problem("The body came too slowly."),
-    413: _problem("The body, or the number of events, is over its limit."),
+    413: _problem(
+        "The body, or the number of events, is over its limit. Events of a stream that came before "
+        "are stored, and `results` says so."
+    ),
     415: _problem("Another content type."),
     429: _problem("Too many events are in flight.", retry=True),
 }
@@ -54,7 +57,10 @@ PUBLISH: dict[str, Any] = {
     "response_description": "The event is stored.",
     "responses": {
         202: {"content": _json("Published"), "description": "The event is stored."},
-        422: _problem("The `id` was used before with another payload."),
+        422: _problem(
+            "The `id` was used before with another payload on a channel that `channels` names; "
+            "the event was stored on none."
+        ),
         **_AUTH,
         **_BODY,
         **_ENGINE,

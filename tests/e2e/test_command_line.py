@@ -366,3 +366,19 @@ async def test_a_dead_worker_is_replaced_and_all_die_with_their_parent(
     while any(_is_alive(pid) for pid in left):
         assert time.monotonic() < deadline
         await asyncio.sleep(0.05)
+
+
+def test_workers_do_not_share_a_port_with_another_herald(
+    start: Callable[..., Herald], engine: EmbeddedEngine
+) -> None:
+    herald = start(workers="2")
+    environment = clean_environment(
+        redis_url=engine.url,
+        jwt_secret=SECRET,
+        api_keys=KEY,
+        port=str(herald.port),
+        workers="2",
+    )
+    done = run("serve", environment=environment)
+    assert done.returncode == 2
+    assert f"Port {herald.port}" in done.stderr

@@ -341,12 +341,12 @@ async def test_api_port_takes_the_api_from_the_client_port(start: Callable[..., 
         ("GET", "/healthz/live"),
         ("GET", "/healthz/ready"),
         ("GET", "/openapi.json"),
-        ("GET", "/v1/ws"),
     ):
         headers = {"authorization": f"Bearer {KEY}", "content-length": "0"}
         status, _, body = exchange(herald.port, request_bytes(method, path, headers))
         assert status == 404
         check_problem(json.loads(body), 404)
+    assert exchange(herald.port, request_bytes("GET", "/v1/ws", {}))[0] == 426
     client = await open_plain(herald, token=mint("split"))
     await client.expect("welcome")
     herald.publish("user:split", 1)

@@ -1,0 +1,40 @@
+"""What is wrong with a JSON text, in words for the one who wrote it."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+_MISMATCH = re.compile(
+    r"Expected `(?P<wanted>[^`]+)`, got `(?P<got>[^`]+)`(?: - at `(?P<at>[^`]+)`)?"
+)
+_KINDS = {
+    "str": "text",
+    "int": "a number",
+    "float": "a number",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "an object",
+    "null": "null",
+}
+
+
+def explain_mismatch(error: msgspec.ValidationError) -> str:
+    """A sentence for JSON of the wrong shape; the library speaks of Python's types."""
+    match = _MISMATCH.fullmatch(str(error))
+    if match is None:
+        return f"{error}."
+    wanted = " or ".join(dict.fromkeys(_kind(name) for name in match["wanted"].split(" | ")))
+    where = (match["at"] or "").removeprefix("$").removeprefix(".")
+    said = f"expected {wanted}, got {_kind(match['got'])}."
+    return f"`{where}`: {said}" if where else said[0].upper() + said[1:]
+
+
+def explain_syntax(error: msgspec.DecodeError) -> str:
+    """A sentence for a text that is no JSON."""
+    return f"Not JSON: {str(error).removeprefix('JSON is malformed: ')}."
+
+
+def _kind(name: str) -> str:
+    return _KINDS.get(name, name)
