@@ -101,6 +101,9 @@ class Health(Protocol):
     def trouble(self) -> str | None:
         """Why delivery does not work at the moment, or None where it does."""
 
+    def is_away(self) -> bool:
+        """Whether that has lasted so long that a newcomer would wait in vain."""
+
 
 class UserVerifier(Protocol):
     """From a user's token to who it is."""

@@ -18,6 +18,8 @@ logger = logging.getLogger("herald.engine")
 _PROBE_INTERVAL = 1.0
 _FIRST_PROBES = 0.05
 """Seconds between probes until the first one is heard: readiness waits for it."""
+_NEWCOMERS_PATIENCE = 1.0
+"""Seconds of trouble for which newcomers are let in and wait; most reconnects take less."""
 _PROBE_STALE = 3.5
 """Seconds without a probe heard after which delivery counts as broken: readiness fails within 5."""
 
@@ -44,6 +46,7 @@ class Broker:
         self.log = RedisEventLog(self._publish, self._read, policy)
         self._tasks: list[asyncio.Task[None]] = []
         self._probe_trouble: str | None = None
+        self._troubled_at: float | None = self._loop.time() - _NEWCOMERS_PATIENCE
 
     def start(self) -> None:
         """Begin to connect."""
@@ -87,6 +90,15 @@ class Broker:
             return f"no probe came back through the subscription for {age:.1f} s"
         return None
 
+    def is_away(self) -> bool:
+        """See `Health.is_away`. Looks at the clock, so it is asked regularly (`_probe_on`)."""
+        now = self._loop.time()
+        if self.trouble() is None:
+            self._troubled_at = None
+            return False
+        self._troubled_at = self._troubled_at or now
+        return now - self._troubled_at > _NEWCOMERS_PATIENCE
+
     async def _probe(self) -> None:
         """Probe for ever, whatever happens."""
         while True:
@@ -117,8 +129,12 @@ class Broker:
                 await self._leave_replicas()
             else:
                 connected_since = None
-            heard = subscriber.probed_at is not None
-            await asyncio.sleep(_PROBE_INTERVAL if heard else _FIRST_PROBES)
+            # A link that is opened anew is probed at once: until then nobody knows that it hears.
+            for _ in range(round(_PROBE_INTERVAL / _FIRST_PROBES)):
+                await asyncio.sleep(_FIRST_PROBES)
+                self.is_away()
+                if subscriber.probed_at is None and subscriber.keeper.link is not None:
+                    break
 
     async def _leave_replicas(self) -> None:
         """Give up links to a server that was a primary when they were opened and is none now."""

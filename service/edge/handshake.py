@@ -133,7 +133,7 @@ class Handshake:
             return Refusal("draining", 503, CloseCode.TRY_AGAIN_LATER, "The server restarts.")
         if self._clients.is_full:
             return Refusal("full", 503, CloseCode.TRY_AGAIN_LATER, "The server is full.")
-        if self._health.trouble() is not None:
+        if self._health.is_away():
             return Refusal("engine", 503, CloseCode.TRY_AGAIN_LATER, "The engine is away.")
         by_cookie = credential is not None and credential.by_cookie
         origin, host = header(scope, b"origin"), header(scope, b"host")
