@@ -61,7 +61,7 @@ def start(engine: EmbeddedEngine, tmp_path: Path) -> Iterator[Callable[..., Hera
     """Starts Heralds with settings of the test's own; they are stopped in the end."""
     started: list[Herald] = []
 
-    def start(engine_url: str | None = None, **settings: str) -> Herald:
+    def start(engine_url: str | None = None, **settings: str | None) -> Herald:
         herald = Herald(engine_url or engine.url, tmp_path, **settings)
         started.append(herald)
         herald.wait_ready()

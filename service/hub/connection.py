@@ -404,6 +404,9 @@ class Connection(asyncio.Protocol):
             return
         principal = self.session.principal
         if self.session.state is State.CONNECTING:
+            if self._busy:  # it came, and its token is being verified
+                self._host.wheel.schedule(self, now + policy.connect_timeout)
+                return
             self._host.stats.refused("connect_timeout")
             self.close(CloseCode.TIMEOUT, "no connect message in time")
             return

@@ -50,10 +50,10 @@ def mint(user: str = "alice", *, ttl: float = 3600.0, secret: str = SECRET, **cl
 class Herald:
     """One running `herald serve`. Its output is kept in `log_file`."""
 
-    def __init__(self, engine_url: str, directory: Path, **settings: str) -> None:
+    def __init__(self, engine_url: str, directory: Path, **settings: str | None) -> None:
         self.port = free_port()
         self.log_file = directory / f"herald-{self.port}.log"
-        self.settings = {
+        given: dict[str, str | None] = {
             "port": str(self.port),
             "redis_url": engine_url,
             "jwt_secret": SECRET,
@@ -62,6 +62,8 @@ class Herald:
             "log_format": "json",
             **settings,
         }
+        # None takes one of the above away.
+        self.settings = {name: text for name, text in given.items() if text is not None}
         self.api_port = int(self.settings.get("api_port", self.port))
         # One client for all requests: making one costs more than a request.
         self.http = httpx2.Client(base_url=self.url, timeout=PATIENCE, trust_env=False)
@@ -238,7 +240,7 @@ async def eventually(condition: Any, what: str = "the condition") -> None:
 
 
 @contextlib.contextmanager
-def running(engine_url: str, directory: Path, **settings: str) -> Iterator[Herald]:
+def running(engine_url: str, directory: Path, **settings: str | None) -> Iterator[Herald]:
     """A Herald that is ready, and is stopped in the end."""
     herald = Herald(engine_url, directory, **settings)
     try:
