@@ -64,7 +64,7 @@ def _run_one(settings: Settings, sockets: Sockets, place: Place, announce: Annou
         if announce is not None:
             await announce(settings, sockets, node)
 
-    # Connections are long-lived and hold no cycles; full collections over all of them are pauses.
+    # What is there by now lives as long as the process: no collection has to look at it again.
     gc.collect()
     gc.freeze()
     run_in_loop(serve(settings, sockets, place, announced))

@@ -154,7 +154,7 @@ async def serve(
     await node.start()
     # A port that answers before the engine does would turn the first clients away.
     for _ in range(round(_START_SECONDS / _START_POLL)):
-        if node.broker.trouble() is None:
+        if node.broker.trouble() is None or stop.is_set():
             break
         await asyncio.sleep(_START_POLL)
     _listen(sockets.client, settings.host, "HERALD_PORT")
