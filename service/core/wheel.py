@@ -61,12 +61,11 @@ class Wheel(Generic[T]):
         last = min(target, self._turned + size)  # after a long stall, one whole turn is enough
         for ticks in range(self._turned + 1, last + 1):
             index = ticks % size
-            slot = self._slots[index]
-            if slot:
-                self._slots[index] = set()
-                for item in slot:
-                    item.slot = -1
-                due.extend(slot)
+            # Replaced even where it is empty: a set keeps the table of its largest time.
+            slot, self._slots[index] = self._slots[index], set()
+            for item in slot:
+                item.slot = -1
+            due.extend(slot)
         self._turned = max(self._turned, target)
         late: list[T] = []
         for item in due:
