@@ -212,6 +212,12 @@ def drips(request: BaseHTTPRequestHandler, stopped: threading.Event) -> None:
         request.wfile.write(b" ")
 
 
+def drips_its_head(request: BaseHTTPRequestHandler, stopped: threading.Event) -> None:
+    request.wfile.write(b"HTTP/1.1 200 OK\r\n")
+    while not stopped.wait(0.02):
+        request.wfile.write(b"a")
+
+
 def floods(request: BaseHTTPRequestHandler, stopped: threading.Event) -> None:
     request.send_response(200)
     request.end_headers()
@@ -228,6 +234,7 @@ def redirects(request: BaseHTTPRequestHandler, stopped: threading.Event) -> None
 TROUBLE: dict[str, Behaviour] = {
     "silent": hangs,
     "dripping": drips,
+    "dripping its head": drips_its_head,
     "sending for ever": floods,
     "closing at once": lambda request, stopped: None,
     "500": says(b'{"keys":[]}', 500),

@@ -112,3 +112,15 @@ async def test_closed_broker_leaves_no_connection(own_engine: EmbeddedEngine) ->
             assert named() == 3
         await asyncio.sleep(0)
         await eventually(lambda: named() == 0, "the end of the connections")
+
+
+async def test_a_primary_that_became_a_replica_is_left_until_it_is_one_again(
+    own_engine: EmbeddedEngine,
+) -> None:
+    with client_of(own_engine.url) as client:
+        async with running_broker(own_engine.url) as broker:
+            await _healthy(broker)
+            client.replicaof("127.0.0.1", "1")  # of nobody that is there
+            await eventually(lambda: "replica" in (broker.trouble() or ""), "the trouble")
+            client.replicaof("NO", "ONE")
+            await _healthy(broker)
