@@ -21,7 +21,7 @@ from collections import deque
 from enum import Enum
 from typing import NamedTuple
 
-from service.core.log import Entry, Page, assess
+from service.core.log import Entry, Page, assess, weigh
 from service.core.position import Position
 
 _RECENT_BYTES = 1 << 20
@@ -154,7 +154,7 @@ class Feed:
         """
         kept = [entry for entry in self._recent or () if entry.position <= self.position]
         self._recent = deque(kept) if kept else None
-        self._recent_bytes = sum(len(entry.fragment) for entry in kept)
+        self._recent_bytes = weigh(kept)
 
     def _keep(self, entry: Entry) -> None:
         if self._recent is None:

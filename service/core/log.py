@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from service.core.position import BEGINNING, Position
@@ -12,6 +13,11 @@ class Entry(NamedTuple):
 
     position: Position
     fragment: bytes
+
+
+def weigh(entries: Iterable[Entry]) -> int:
+    """Bytes of JSON."""
+    return sum(len(entry.fragment) for entry in entries)
 
 
 class Page(NamedTuple):

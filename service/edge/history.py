@@ -6,7 +6,7 @@ import msgspec
 
 from service.core.channel import parse_channel
 from service.core.errors import HeraldError
-from service.core.log import Entry, assess
+from service.core.log import Entry, assess, weigh
 from service.core.position import BEGINNING, Position, parse_position
 from service.edge.answers import JSON, Answer, ProblemError, problem_of
 from service.ports import EventLog, PublisherVerifier
@@ -45,11 +45,11 @@ class History:
             page = await self._log.read(channel, resumption.start, limit)
         entries: list[Entry] = list(page.entries)
         # A page also ends by its bytes.
-        size = sum(len(entry.fragment) for entry in entries)
+        size = weigh(entries)
         while not page.complete and len(entries) < limit and size < _MAX_BYTES:
             page = await self._log.read(channel, page.end, limit - len(entries))
             entries += page.entries
-            size += sum(len(entry.fragment) for entry in page.entries)
+            size += weigh(page.entries)
         events = b",".join(
             b'{"id":"%b",%b' % (str(entry.position).encode(), entry.fragment) for entry in entries
         )

@@ -18,7 +18,7 @@ from service.core import messages
 from service.core.close import CloseCode
 from service.core.errors import EngineError, EngineUnavailable
 from service.core.feed import Feed
-from service.core.log import Page, assess
+from service.core.log import Page, assess, weigh
 from service.core.position import BEGINNING, Position
 from service.hub.hub import Hub
 from service.hub.live import LiveChannel, Member, Replays
@@ -118,7 +118,7 @@ class Joining:
         gap_from = None if exact else since
         # Who asks for what is retained misses nothing where an epoch of it ends.
         crossed = None if exact and since != BEGINNING else page.tip.epoch
-        if sum(len(entry.fragment) for entry in page.entries) > _KEPT_BYTES:
+        if weigh(page.entries) > _KEPT_BYTES:
             # Other channels may have as much: it is read again in its turn.
             return Start(live, feed, at, exact, gap_from, None, None, crossed)
         return Start(live, feed, at, exact, gap_from, page, asked, crossed)
@@ -248,7 +248,7 @@ class Joining:
             return False  # the members were told a gap that this one was not
         if at < feed.position and not connection.congested:
             tail = feed.tail(at)
-            if tail is None or sum(len(entry.fragment) for entry in tail) > self._tail_bytes:
+            if tail is None or weigh(tail) > self._tail_bytes:
                 return False
             connection.write(b"".join([live.frame(entry) for entry in tail]))
             self._hub.stats.deliveries += len(tail)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncIterator, Iterator
+from typing import TypedDict, Unpack
 
 import redis
 
@@ -33,24 +34,34 @@ def event(
     return Event(channels, type, data, id, ttl_ms)
 
 
+class Options(TypedDict, total=False):
+    """What a test wants otherwise than here; the first five are `LogPolicy`'s."""
+
+    history_size: int
+    history_ttl: float
+    page_bytes: int
+    max_in_flight: int
+    max_bytes: int
+    timeout: float
+    reopened: list[str]
+
+
 @contextlib.asynccontextmanager
-async def running_broker(
-    url: str,
-    *,
-    history_size: int = 100,
-    history_ttl: float = 86400.0,
-    page_bytes: int = 256 * 1024,
-    max_in_flight: int = 20_000,
-    timeout: float = PATIENCE,
-    reopened: list[str] | None = None,
-) -> AsyncIterator[Broker]:
+async def running_broker(url: str, **options: Unpack[Options]) -> AsyncIterator[Broker]:
     """A broker that has begun to connect; see also `open_broker`."""
+    default = LogPolicy(options.get("history_size", 100), options.get("history_ttl", 86400.0))
     broker = Broker(
         parse_engine_url(url),
         secrets.token_hex(6),
-        LogPolicy(history_size, history_ttl, page_bytes, max_in_flight),
-        timeout,
-        ([] if reopened is None else reopened).append,
+        LogPolicy(
+            default.history_size,
+            default.history_ttl,
+            options.get("page_bytes", default.page_bytes),
+            options.get("max_in_flight", default.max_in_flight),
+            options.get("max_bytes", default.max_bytes),
+        ),
+        options.get("timeout", PATIENCE),
+        options.get("reopened", []).append,
     )
     broker.start()
     try:
@@ -60,26 +71,9 @@ async def running_broker(
 
 
 @contextlib.asynccontextmanager
-async def open_broker(
-    url: str,
-    *,
-    history_size: int = 100,
-    history_ttl: float = 86400.0,
-    page_bytes: int = 256 * 1024,
-    max_in_flight: int = 20_000,
-    timeout: float = PATIENCE,
-    reopened: list[str] | None = None,
-) -> AsyncIterator[Broker]:
+async def open_broker(url: str, **options: Unpack[Options]) -> AsyncIterator[Broker]:
     """A broker whose links are open."""
-    async with running_broker(
-        url,
-        history_size=history_size,
-        history_ttl=history_ttl,
-        page_bytes=page_bytes,
-        max_in_flight=max_in_flight,
-        timeout=timeout,
-        reopened=reopened,
-    ) as broker:
+    async with running_broker(url, **options) as broker:
         await broker.wait_open(PATIENCE)
         yield broker
 

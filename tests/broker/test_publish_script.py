@@ -244,3 +244,16 @@ async def test_too_much_in_flight_is_refused_before_anything_is_sent(
         with pytest.raises(Overloaded):
             await broker.log.submit(event(*(f"{channel}/{n}" for n in range(4))), PUBLISHER)
         assert await broker.log.tips([f"{channel}/0"]) == [None]
+
+
+async def test_too_many_bytes_in_flight_are_refused_and_one_event_alone_never_is(
+    engine: EmbeddedEngine, channel: str
+) -> None:
+    async with open_broker(engine.url, max_bytes=1000) as broker:
+        large = event(channel, data=b'"' + b"x" * 2000 + b'"')
+        first = await broker.log.submit(large, PUBLISHER)
+        with pytest.raises(Overloaded):
+            await broker.log.submit(large, PUBLISHER)
+        assert (await first.receipt()).failure is None
+        assert (await submit(broker, large)).failure is None
+        assert len((await broker.log.read(channel, BEGINNING)).entries) == 2

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import os
 import signal
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,7 +13,16 @@ import pytest
 
 from service.broker.embedded import EmbeddedEngine
 from tests.edge.wire import check_problem, problem
-from tests.harness.process import Client, Herald, eventually, mint, open_herald, open_plain
+from tests.harness.process import (
+    KEY,
+    PATIENCE,
+    Client,
+    Herald,
+    eventually,
+    mint,
+    open_herald,
+    open_plain,
+)
 
 
 @pytest.fixture
@@ -167,3 +179,39 @@ async def test_service_is_back_for_clients_when_the_engine_is(
     herald.publish("user:zoe", 1)
     assert (await client.expect("event"))["data"] == 1
     await client.close()
+
+
+async def test_no_event_of_a_batch_overtakes_an_earlier_one_that_was_lost(
+    start: Callable[..., Herald], user: str
+) -> None:
+    engine = EmbeddedEngine()
+    try:
+        herald = start(engine.url, engine_timeout="60")
+        channel = f"topic:{user}"
+
+        def line(data: str) -> bytes:
+            text = json.dumps({"to": channel, "type": "n", "data": data}).encode() + b"\n"
+            return b"%x\r\n%b\r\n" % (len(text), text)
+
+        reader, writer = await asyncio.open_connection("127.0.0.1", herald.port)
+        os.kill(engine.pid, signal.SIGSTOP)
+        writer.write(
+            b"POST /v1/events/batch HTTP/1.1\r\nhost: x\r\nauthorization: Bearer %b\r\n"
+            b"content-type: application/x-ndjson\r\ntransfer-encoding: chunked\r\n"
+            b"connection: close\r\n\r\n" % KEY.encode()
+        )
+        writer.write(line("first"))
+        await asyncio.sleep(0.5)  # it is on its way to an engine that does not read it
+        engine.kill()
+        engine.restart()
+        await eventually(herald.is_ready, "readiness returns")
+        writer.write(line("second") + b"0\r\n\r\n")
+        async with asyncio.timeout(PATIENCE):
+            answer = await reader.read(-1)
+        results = json.loads(answer.partition(b"\r\n\r\n")[2])["results"]
+        assert [result["problem"]["status"] for result in results] == [503, 503]
+        assert stored(herald, channel) == []
+        writer.close()
+        await writer.wait_closed()
+    finally:
+        engine.stop()
