@@ -6,7 +6,8 @@ puts them together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple, Protocol
 
 from service.core.errors import HeraldError
@@ -43,9 +44,15 @@ class Submission(Protocol):
     async def receipt(self) -> Receipt:
         """Wait until the engine has answered for every channel. Does not raise."""
 
+    def then(self, tell: Callable[[Receipt], None]) -> None:
+        """Call back with the receipt, without a task where that can be."""
+
 
 class EventLog(Protocol):
     """The retained logs. Each channel's log is ordered and changes in atomic steps."""
+
+    def submit_now(self, event: Event, publisher: Publisher) -> Submission | None:
+        """As `submit`, or None where that would have to wait before it sends."""
 
     async def submit(self, event: Event, publisher: Publisher) -> Submission:
         """Send an event to be stored and published; events submitted in turn keep their order.
@@ -54,6 +61,14 @@ class EventLog(Protocol):
             EngineUnavailable: nothing was sent.
             IdempotencyConflict: an id that was used with another payload; nothing was sent.
             Overloaded: too many are in flight; nothing was sent.
+        """
+
+    def open(self, channel: str, after: Position | None) -> asyncio.Future[Page] | None:
+        """Subscribe to a channel, and read it behind that: in one go, where that can be.
+
+        What is not in the page will be pushed. The page is a small one. None, or a failure: do the
+        two one after the other (`Subscriptions.subscribe`, `read`). Either way `unsubscribe` ends
+        it.
         """
 
     async def read(self, channel: str, after: Position | None, limit: int | None = None) -> Page:
@@ -73,6 +88,8 @@ class EventLog(Protocol):
 
 PushedHandler = Callable[[str, Entry, int], None]
 """channel, entry, when it was accepted (Unix microseconds, the accepting node's clock)."""
+RestoredHandler = Callable[[Collection[str]], None]
+"""The channels."""
 
 
 class Subscriptions(Protocol):
@@ -81,8 +98,8 @@ class Subscriptions(Protocol):
     def on_pushed(self, handler: PushedHandler) -> None:
         """Who gets the pushes."""
 
-    def on_restored(self, handler: Callable[[], None]) -> None:
-        """Who is told when all subscriptions are there again after a loss: pushes are missing."""
+    def on_restored(self, handler: RestoredHandler) -> None:
+        """Who is told which channels are subscribed again after a loss: pushes are missing."""
 
     async def subscribe(self, channel: str) -> None:
         """Returns once the engine pushes every event that is published from now on.
@@ -108,12 +125,31 @@ class Health(Protocol):
 class UserVerifier(Protocol):
     """From a user's token to who it is."""
 
+    def verify_now(self, token: str) -> Principal | None:
+        """Who it is, or None where a key must be fetched first: `verify` does.
+
+        Raises:
+            Unauthorized: with a text that says why and never the token.
+        """
+
     async def verify(self, token: str) -> Principal:
-        """Raises Unauthorized, with a text that says why and never the token; KeysUnavailable."""
+        """Who it is.
+
+        Raises:
+            Unauthorized: as above.
+            KeysUnavailable: the issuer's keys cannot be had.
+        """
 
 
 class PublisherVerifier(Protocol):
     """From an Authorization header to who publishes."""
+
+    def verify_now(self, authorization: str | None) -> Publisher | None:
+        """Who it is, or None where a key must be fetched first: `verify` does.
+
+        Raises:
+            Unauthorized, Forbidden
+        """
 
     async def verify(self, authorization: str | None) -> Publisher:
         """Raises Unauthorized, Forbidden or KeysUnavailable."""

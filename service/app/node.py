@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from service.app.credentials import build_verifiers
+from service.app.garbage import tend_garbage
 from service.broker.broker import Broker
 from service.broker.endpoint import parse_engine_url
 from service.broker.event_log import LogPolicy
 from service.core.errors import InvalidInput
-from service.edge.api import build_api, nothing_here, with_fast_publishing, with_websocket
+from service.edge.api import build_api, nothing_here, with_websocket_hint
 from service.edge.asgi import App
-from service.edge.handshake import Handshake
+from service.edge.handshake import Handshake, no_websocket_here
 from service.edge.history import History
+from service.edge.http import Doors, PostEndpoint
 from service.edge.origins import parse_origins
 from service.edge.publishing import Publishing, PublishLimits
 from service.hub.clients import Clients
@@ -38,6 +40,13 @@ class Place(NamedTuple):
 
     worker: int = 0
     directory: Path | None = None
+
+
+class Face(NamedTuple):
+    """What is served on one port: through ASGI, and past it."""
+
+    app: App
+    doors: Doors
 
 
 class Node:
@@ -81,23 +90,25 @@ class Node:
             PublishLimits(settings.max_event_bytes, settings.max_batch_bytes),
             self._metrics,
         )
-        api = with_fast_publishing(
-            build_api(
-                publishing,
-                History(self.broker.log, verifiers.publishers),
-                self.broker,
-                lambda: self.clients.draining,
-                self._exposition.render,
-            ),
+        api = build_api(
             publishing,
+            History(self.broker.log, verifiers.publishers),
+            self.broker,
+            lambda: self.clients.draining,
+            self._exposition.render,
         )
         handshake = Handshake(self.clients, verifiers.users, self.broker, origins, self._metrics)
-        self.api_app: App | None = None
+        posts: dict[bytes, PostEndpoint] = {
+            b"/v1/events": publishing.post_event,
+            b"/v1/events/batch": publishing.post_batch,
+        }
+        self.client_face: Face
+        self.api_face: Face | None = None
         if settings.api_port is None:
-            self.client_app = with_websocket(api, handshake)
+            self.client_face = Face(with_websocket_hint(api), Doors(handshake.open, posts))
         else:
-            self.api_app = with_websocket(api, None)
-            self.client_app = with_websocket(nothing_here, handshake)
+            self.client_face = Face(with_websocket_hint(nothing_here), Doors(handshake.open, {}))
+            self.api_face = Face(api, Doors(no_websocket_here, posts))
 
     async def start(self) -> None:
         """Connect to the engine, in the background, and start the clocks."""
@@ -107,6 +118,7 @@ class Node:
         self._tasks = [
             loop.create_task(self.clients.beat(), name="heartbeat"),
             loop.create_task(self.hub.audit(), name="audit"),
+            loop.create_task(tend_garbage(), name="garbage"),
         ]
         for task in self._tasks:
             task.add_done_callback(_must_not_end)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
+from service.app.garbage import set_aside
 from service.app.node import Node, Place, raise_open_files_limit
 from service.app.server import Sockets, bind_sockets, serve
 from service.app.workers import run_workers
@@ -64,9 +64,7 @@ def _run_one(settings: Settings, sockets: Sockets, place: Place, announce: Annou
         if announce is not None:
             await announce(settings, sockets, node)
 
-    # What is there by now lives as long as the process: no collection has to look at it again.
-    gc.collect()
-    gc.freeze()
+    set_aside()
     run_in_loop(serve(settings, sockets, place, announced))
     return 0
 

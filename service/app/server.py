@@ -9,13 +9,13 @@ import logging
 import signal
 import socket
 from collections.abc import Callable, Coroutine, Iterator
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, cast
 
 import uvicorn
 
-from service.app.node import Node, Place
-from service.edge.adoption import AdoptableWebSocket, GuardedHttp
-from service.edge.asgi import App
+from service.app.node import Face, Node, Place
+from service.edge.http import HeraldHttp
 from service.settings import Settings, SettingsError
 
 logger = logging.getLogger("herald.node")
@@ -110,19 +110,17 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _server(app: App) -> _Server:
+def _server(face: Face) -> _Server:
     config = uvicorn.Config(
-        app,
-        http=GuardedHttp,
-        ws=AdoptableWebSocket,
+        face.app,
+        http=cast("type[asyncio.Protocol]", partial(HeraldHttp, face.doors)),
+        ws="none",
         lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
         proxy_headers=False,
         backlog=_BACKLOG,
-        ws_per_message_deflate=False,
-        ws_ping_interval=None,
         timeout_keep_alive=_KEEP_ALIVE,
         timeout_graceful_shutdown=_IN_FLIGHT_SECONDS,
     )
@@ -160,9 +158,9 @@ async def serve(
     _listen(sockets.client, settings.host, "HERALD_PORT")
     if sockets.api is not None:
         _listen(sockets.api, settings.host, "HERALD_API_PORT")
-    servers = [(_server(node.client_app), sockets.client)]
-    if node.api_app is not None and sockets.api is not None:
-        servers.append((_server(node.api_app), sockets.api))
+    servers = [(_server(node.client_face), sockets.client)]
+    if node.api_face is not None and sockets.api is not None:
+        servers.append((_server(node.api_face), sockets.api))
     running = [loop.create_task(server.serve(sockets=[sock])) for server, sock in servers]
     while not all(server.started for server, _ in servers):
         await asyncio.sleep(0.005)

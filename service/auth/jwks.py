@@ -30,6 +30,8 @@ class Jwks:
     _MAX_BYTES = 1 << 20
     _MAX_KEYS = 100
 
+    only = None
+
     def __init__(
         self,
         url: str,
@@ -53,19 +55,26 @@ class Jwks:
         self._tried_at: float | None = None
         self._fetching: asyncio.Task[None] | None = None
 
+    def known(self, kid: str | None, algorithm: str) -> Key | None:
+        """See `KeySource.known`."""
+        key = self._lookup(kid, algorithm)
+        now = self._clock()
+        if key is not None and (
+            self._fetched_at is None or now - self._fetched_at > self._lifetime
+        ):
+            self._refresh(now)  # in the background; the known key is good meanwhile
+        return key
+
     async def find(self, kid: str | None, algorithm: str) -> Key:
         """See `KeySource.find`.
 
         Raises:
             KeysUnavailable: no keys were ever fetched, so a good token cannot be told from a bad.
         """
-        now = self._clock()
-        key = self._lookup(kid, algorithm)
+        key = self.known(kid, algorithm)
         if key is not None:
-            if self._fetched_at is None or now - self._fetched_at > self._lifetime:
-                self._refresh(now)  # in the background; the known key is good meanwhile
             return key
-        fetching = self._refresh(now)
+        fetching = self._refresh(self._clock())
         if fetching is not None:
             await asyncio.shield(fetching)
             key = self._lookup(kid, algorithm)

@@ -9,8 +9,12 @@ from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from jwt import InvalidKeyError
+from jwt.algorithms import HMACAlgorithm
 
 from service.core.errors import InvalidInput
+
+SECRET_ALGORITHMS = ("HS256", "HS384", "HS512")
 
 
 class Key(NamedTuple):
@@ -22,6 +26,13 @@ class Key(NamedTuple):
 
 class KeySource(Protocol):
     """Gives the key for a token."""
+
+    @property
+    def only(self) -> Key | None:
+        """The key for every token, where there is just one: no header need be read."""
+
+    def known(self, kid: str | None, algorithm: str) -> Key | None:
+        """As `find`, or None where that would have to fetch keys."""
 
     async def find(self, kid: str | None, algorithm: str) -> Key:
         """The key for a token whose header says this; `algorithm` only chooses between keys.
@@ -35,24 +46,33 @@ class FixedKey:
     """One key, whatever `kid` a token names."""
 
     def __init__(self, key: Key) -> None:
-        self._key = key
+        self.only = key
+
+    def known(self, kid: str | None, algorithm: str) -> Key:
+        """See `KeySource.known`."""
+        return self.only
 
     async def find(self, kid: str | None, algorithm: str) -> Key:
         """See `KeySource.find`."""
-        return self._key
+        return self.only
 
 
 def secret_key(secret: str, algorithms: tuple[str, ...]) -> Key:
     """A shared secret, for HS256 unless other HMAC algorithms are named.
 
     Raises:
-        InvalidInput: for an algorithm that wants a public key.
+        InvalidInput: for an algorithm that wants a public key, or a secret that is a public key.
     """
     names = algorithms or ("HS256",)
     for name in names:
-        if not name.startswith("HS"):
+        if name not in SECRET_ALGORITHMS:
             raise InvalidInput(f"{name} does not go with a shared secret")
-    return Key(secret.encode(), names)
+    try:
+        return Key(HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(secret), names)
+    except InvalidKeyError:
+        raise InvalidInput(
+            "it is a key or a certificate, which others may know; a secret is random text"
+        ) from None
 
 
 def public_key(pem: bytes, algorithms: tuple[str, ...]) -> Key:

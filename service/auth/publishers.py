@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import re
 from collections.abc import Iterable
+from typing import Any
 
 from service.auth.tokens import TokenVerifier, require_scope
 from service.core.errors import InvalidInput, Unauthorized
@@ -40,26 +41,49 @@ class Publishers:
         self._digests = digests
         self._tokens = tokens
 
+    def verify_now(self, authorization: str | None) -> Publisher | None:
+        """See `PublisherVerifier.verify_now`."""
+        credential = _credential(authorization)
+        if self._is_key(credential):
+            return _API_KEY
+        claims = self._service_tokens(credential).claims_now(credential)
+        return None if claims is None else _service(claims)
+
     async def verify(self, authorization: str | None) -> Publisher:
         """See `PublisherVerifier.verify`."""
-        if authorization is None:
-            raise Unauthorized("Send an API key: `Authorization: Bearer <key>`.")
-        scheme, _, credential = authorization.partition(" ")
-        credential = credential.strip()
-        if scheme.lower() != "bearer" or not credential:
-            raise Unauthorized("The Authorization header is `Bearer <key>`.")
+        publisher = self.verify_now(authorization)
+        if publisher is None:
+            credential = _credential(authorization)
+            publisher = _service(await self._service_tokens(credential).claims(credential))
+        return publisher
+
+    def _is_key(self, credential: str) -> bool:
         # The header's bytes, which HTTP servers decode as ISO-8859-1. Digests are compared, each in
         # constant time and all of them, so that the time taken says nothing about the keys.
         digest = hashlib.sha256(credential.encode("latin-1", "replace")).digest()
         matches = [hmac.compare_digest(digest, known) for known in self._digests]
-        if any(matches):
-            return _API_KEY
+        return any(matches)
+
+    def _service_tokens(self, credential: str) -> TokenVerifier:
         if self._tokens is None or credential.count(".") != 2:
             raise Unauthorized("This API key is not known.")
-        claims = await self._tokens.claims(credential)
-        require_scope(claims, "publish")
-        try:
-            claims["sub"].encode()
-        except UnicodeEncodeError:
-            raise Unauthorized("The token's `sub` is not text.") from None
-        return Publisher("jwt:" + claims["sub"])
+        return self._tokens
+
+
+def _credential(authorization: str | None) -> str:
+    if authorization is None:
+        raise Unauthorized("Send an API key: `Authorization: Bearer <key>`.")
+    scheme, _, credential = authorization.partition(" ")
+    credential = credential.strip()
+    if scheme.lower() != "bearer" or not credential:
+        raise Unauthorized("The Authorization header is `Bearer <key>`.")
+    return credential
+
+
+def _service(claims: dict[str, Any]) -> Publisher:
+    require_scope(claims, "publish")
+    try:
+        claims["sub"].encode()
+    except UnicodeEncodeError:
+        raise Unauthorized("The token's `sub` is not text.") from None
+    return Publisher("jwt:" + claims["sub"])

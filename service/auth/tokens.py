@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import jwt
+from jwt.algorithms import HMACAlgorithm
+from jwt.types import Options
 
-from service.auth.keys import KeySource
+from service.auth.keys import SECRET_ALGORITHMS, Key, KeySource
 from service.core.channel import parse_topic_grant, user_channel
 from service.core.errors import Forbidden, InvalidChannel, Unauthorized
 from service.core.principal import Principal
@@ -25,13 +27,38 @@ class TokenPolicy:
     leeway: float = 5.0
 
 
+class _CheckedHmac(HMACAlgorithm):
+    """HMAC with a secret that `secret_key` has checked.
+
+    PyJWT looks at the secret at every token, whether it is a PEM, DER or JWK key that somebody took
+    for one: a third of the time of a verification. Here that is done once, when it is read.
+    """
+
+    def prepare_key(self, key: str | bytes) -> bytes:
+        if not isinstance(key, bytes):
+            raise jwt.InvalidKeyError("A secret is bytes.")
+        return key
+
+    def check_key_length(self, key: bytes) -> str | None:
+        return None
+
+
+class _Decoder(jwt.PyJWT):
+    def __init__(self, options: Options) -> None:
+        super().__init__(options)
+        for name in SECRET_ALGORITHMS:
+            digest = getattr(HMACAlgorithm, "SHA" + name.removeprefix("HS"))
+            self._jws.unregister_algorithm(name)
+            self._jws.register_algorithm(name, _CheckedHmac(digest))
+
+
 class TokenVerifier:
     """Checks signature and claims. The algorithm is the key's, never the header's choice."""
 
     def __init__(self, keys: KeySource, policy: TokenPolicy) -> None:
         self._keys = keys
         self._policy = policy
-        self._decoder = jwt.PyJWT(
+        self._decoder = _Decoder(
             options={
                 "require": ["exp", "sub"],
                 "verify_aud": policy.audience is not None,
@@ -39,21 +66,31 @@ class TokenVerifier:
             }
         )
 
+    def claims_now(self, token: str) -> dict[str, Any] | None:
+        """The verified claims, or None where a key must be fetched first; see `claims`."""
+        if len(token) > MAX_TOKEN_BYTES:
+            raise Unauthorized("The token is too long.")
+        key = self._keys.only or self._keys.known(*_named_key(token))
+        return None if key is None else self._check(token, key)
+
     async def claims(self, token: str) -> dict[str, Any]:
         """The verified claims; `sub` is text and `exp` a number.
 
         Raises:
             Unauthorized: with a text that says why and never the token.
+            KeysUnavailable
         """
-        if len(token) > MAX_TOKEN_BYTES:
-            raise Unauthorized("The token is too long.")
+        claims = self.claims_now(token)
+        if claims is None:
+            claims = self._check(token, await self._keys.find(*_named_key(token)))
+        return claims
+
+    def _check(self, token: str, key: Key) -> dict[str, Any]:
         try:
-            header = jwt.get_unverified_header(token)
-            key = await self._keys.find(header.get("kid"), str(header.get("alg")))
             claims: dict[str, Any] = self._decoder.decode(
                 token,
                 key.key,
-                algorithms=list(key.algorithms),
+                algorithms=key.algorithms,
                 audience=self._policy.audience,
                 issuer=self._policy.issuer,
                 leeway=self._policy.leeway,
@@ -68,8 +105,7 @@ class TokenVerifier:
             raise Unauthorized("The token is from another issuer.") from None
         except jwt.MissingRequiredClaimError as error:
             raise Unauthorized(f"The token has no `{error.claim}`.") from None
-        except (jwt.PyJWTError, ValueError, TypeError, RecursionError, OverflowError):
-            # Not the library's text: it may quote what was sent.
+        except _NOT_A_TOKEN:
             raise Unauthorized("The token is not valid.") from None
         if isinstance(claims["exp"], bool) or not isinstance(claims["exp"], int | float):
             raise Unauthorized("The token's `exp` is not a number.")
@@ -80,24 +116,45 @@ class TokenVerifier:
         return claims
 
 
+# Their texts are not passed on: they may quote what was sent.
+_NOT_A_TOKEN = (jwt.PyJWTError, ValueError, TypeError, RecursionError, OverflowError)
+
+
+def _named_key(token: str) -> tuple[str | None, str]:
+    """`kid` and `alg` of the header, which nobody has verified: they only choose between keys."""
+    try:
+        header = jwt.get_unverified_header(token)
+        return header.get("kid"), str(header.get("alg"))
+    except _NOT_A_TOKEN:
+        raise Unauthorized("The token is not valid.") from None
+
+
 class JwtUserVerifier:
     """The `UserVerifier` port."""
 
     def __init__(self, tokens: TokenVerifier) -> None:
         self._tokens = tokens
 
+    def verify_now(self, token: str) -> Principal | None:
+        """See `UserVerifier.verify_now`."""
+        claims = self._tokens.claims_now(token)
+        return None if claims is None else _principal(claims)
+
     async def verify(self, token: str) -> Principal:
         """See `UserVerifier.verify`."""
-        claims = await self._tokens.claims(token)
-        topics = claims.get("topics", [])
-        if not isinstance(topics, list) or not all(isinstance(item, str) for item in topics):
-            raise Unauthorized("The token's `topics` is not a list of texts.")
-        try:
-            user_channel(claims["sub"])
-            grant = parse_topic_grant(topics)
-        except InvalidChannel as error:
-            raise Unauthorized(f"The token's claims are not usable: {error}") from None
-        return Principal(claims["sub"], float(claims["exp"]), grant)
+        return _principal(await self._tokens.claims(token))
+
+
+def _principal(claims: dict[str, Any]) -> Principal:
+    topics = claims.get("topics", [])
+    if not isinstance(topics, list) or not all(isinstance(item, str) for item in topics):
+        raise Unauthorized("The token's `topics` is not a list of texts.")
+    try:
+        user_channel(claims["sub"])
+        grant = parse_topic_grant(topics)
+    except InvalidChannel as error:
+        raise Unauthorized(f"The token's claims are not usable: {error}") from None
+    return Principal(claims["sub"], float(claims["exp"]), grant)
 
 
 def require_scope(claims: dict[str, Any], scope: str) -> None:

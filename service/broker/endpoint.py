@@ -3,7 +3,8 @@
 `redis://[user:password@]host:port/db`, `rediss://` for TLS (with redis-py's query parameters
 `ssl_ca_certs`, `ssl_certfile`, `ssl_keyfile`, `ssl_cert_reqs`, `ssl_check_hostname`),
 `unix:///path?db=0`, and `redis+sentinel://host:port,host:port/service`, which asks the sentinels
-for the primary at every connection.
+for the primary at every connection. `redis+cluster://[user:password@]host:port,host:port` names
+some nodes of a Cluster, of which any one tells all the others.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from service.broker.topology import Address
 from service.core.errors import EngineUnavailable, InvalidInput
 
 
@@ -36,6 +38,19 @@ class Endpoint:
     tls: ssl.SSLContext | None
 
 
+@dataclass(frozen=True, slots=True)
+class Seeds:
+    """Some nodes of a Cluster, and how to log in to all of them."""
+
+    addresses: tuple[Address, ...]
+    username: str | None
+    password: str | None
+
+    def endpoint(self, address: Address) -> Endpoint:
+        """A node of the same Cluster."""
+        return Endpoint(address.host, address.port, None, self.username, self.password, 0, None)
+
+
 Locate = Callable[[], Awaitable[Endpoint]]
 """Says where the primary is now. Raises EngineUnavailable where nobody knows."""
 
@@ -47,7 +62,7 @@ _UNREADABLE = (
 )
 
 
-def parse_engine_url(url: str) -> Locate:
+def parse_engine_url(url: str) -> Locate | Seeds:
     """Read `HERALD_REDIS_URL`.
 
     Raises:
@@ -64,8 +79,10 @@ def parse_engine_url(url: str) -> Locate:
     if scheme == "redis+sentinel":
         return _sentinel(url)
     if scheme == "redis+cluster":
-        raise InvalidInput("redis+cluster:// is not supported yet; use a primary or Sentinel")
-    raise InvalidInput("it begins with redis://, rediss://, unix:// or redis+sentinel://")
+        return _cluster(url)
+    raise InvalidInput(
+        "it begins with redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://"
+    )
 
 
 def _single(url: str) -> Endpoint:
@@ -117,12 +134,7 @@ def _sentinel(url: str) -> Locate:
     username, _, password = credentials.partition(":")
     service, _, database = parts.path.strip("/").partition("/")
     query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
-    addresses: list[tuple[str, int]] = []
-    for item in hosts.split(","):
-        host, colon, port = item.rpartition(":")
-        if not colon or not _is_port(port) or not host:
-            raise InvalidInput("it names the sentinels as host:port,host:port")
-        addresses.append((host.strip("[]"), int(port)))
+    addresses = _addresses(hosts, "sentinels")
     if not service or (database and not database.isdecimal()):
         raise InvalidInput("it ends with /service, or /service/database")
 
@@ -159,6 +171,29 @@ def _sentinel(url: str) -> Locate:
         )
 
     return ask
+
+
+def _cluster(url: str) -> Seeds:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise InvalidInput(_UNREADABLE) from None
+    credentials, _, hosts = parts.netloc.rpartition("@")
+    username, _, password = credentials.partition(":")
+    addresses = _addresses(hosts, "nodes")
+    if parts.path.strip("/") or parts.query or parts.fragment:
+        raise InvalidInput("nothing follows the nodes: a Cluster has no databases")
+    return Seeds(addresses, unquote(username) or None, unquote(password) or None)
+
+
+def _addresses(hosts: str, what: str) -> tuple[Address, ...]:
+    addresses: list[Address] = []
+    for item in hosts.split(","):
+        host, colon, port = item.rpartition(":")
+        if not colon or not _is_port(port) or not host:
+            raise InvalidInput(f"it names the {what} as host:port,host:port")
+        addresses.append(Address(host.strip("[]"), int(port)))
+    return tuple(addresses)
 
 
 def _is_port(text: str) -> bool:

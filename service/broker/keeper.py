@@ -8,7 +8,7 @@ import random
 from collections.abc import Awaitable, Callable
 
 from service.broker.endpoint import Locate
-from service.broker.link import Link, PushHandler, open_link
+from service.broker.link import Link, PushHandler, RefusalHandler, open_link
 from service.core.backoff import full_jitter
 from service.core.errors import EngineUnavailable
 
@@ -34,6 +34,7 @@ class LinkKeeper:
         prepare: Callable[[Link], Awaitable[None]],
         reopened: Callable[[str], None],
         on_push: PushHandler | None = None,
+        on_refused: RefusalHandler | None = None,
     ) -> None:
         self.name = name
         self._locate = locate
@@ -41,6 +42,7 @@ class LinkKeeper:
         self._prepare = prepare
         self._reopened = reopened
         self._on_push = on_push
+        self._on_refused = on_refused
         self._link: Link | None = None
         self._open = asyncio.Event()
         self.trouble: str | None = "not connected yet"
@@ -74,7 +76,7 @@ class LinkKeeper:
             link: Link | None = None
             try:
                 async with asyncio.timeout(self._timeout):
-                    link = await open_link(await self._locate(), self._on_push)
+                    link = await open_link(await self._locate(), self._on_push, self._on_refused)
                 await self._prepare(link)
             # Whatever it is: libraries raise errors of their own, and nobody else tries again.
             except Exception as error:

@@ -22,30 +22,45 @@ PushHandler = Callable[[list[Any]], None]
 Argument = bytes | str | int
 # hiredis types its argument as a tuple of one.
 _pack = cast("Callable[[tuple[Argument, ...]], bytes]", hiredis.pack_command)
+_PING = _pack(("PING",))
 
 
-_CONFIRMATIONS = (b"ssubscribe", b"sunsubscribe")
+RefusalHandler = Callable[[tuple[bytes, ...], str], bool]
+"""The channels of a refused SSUBSCRIBE, or none for a SUNSUBSCRIBE, and the engine's reason.
+
+Says whether that is dealt with; otherwise the link is dropped.
+"""
 
 
-class _Confirmations:
-    """Stands in the line of awaited answers for a subscription command."""
+class _Subscription:
+    """Stands in the line of awaited answers for a subscription command.
 
-    __slots__ = ("left",)
+    An SSUBSCRIBE is answered by one push per channel. The push that answers a SUNSUBSCRIBE looks
+    like the one that a Cluster's node sends unasked when a slot leaves it, so that a PING goes
+    behind the command, and its answer counts.
+    """
 
-    def __init__(self, channels: int) -> None:
-        self.left = channels
+    __slots__ = ("channels", "left", "parting")
+
+    def __init__(self, channels: tuple[bytes, ...], parting: bool) -> None:
+        self.channels = channels
+        self.left = len(channels)
+        self.parting = parting
 
 
 class Link(asyncio.Protocol):
     """Send commands with `call`; `on_push` gets what the engine sends unasked (RESP3 pushes)."""
 
-    def __init__(self, on_push: PushHandler | None = None) -> None:
+    def __init__(
+        self, on_push: PushHandler | None = None, on_refused: RefusalHandler | None = None
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader()
-        self._pending: deque[tuple[asyncio.Future[Any] | _Confirmations, float, int]] = deque()
+        self._pending: deque[tuple[asyncio.Future[Any] | _Subscription, float, int]] = deque()
         self._outgoing: list[bytes] = []
         self._transport: asyncio.Transport | None = None
         self._on_push = on_push
+        self._on_refused = on_refused
         self._fault = ""
         self.in_flight_bytes = 0
         """Of commands without an answer."""
@@ -63,18 +78,23 @@ class Link(asyncio.Protocol):
         try:
             while (reply := reader.gets()) is not False:
                 if type(reply) is hiredis.PushNotification:
-                    if reply[0] in _CONFIRMATIONS:
+                    if reply[0] == b"ssubscribe":
                         self._confirmed()
                     if self._on_push is not None:
                         self._on_push(reply)
                     continue
-                waiting, _, size = pending.popleft()
+                waiting, sent, size = pending.popleft()
                 self.in_flight_bytes -= size
-                if isinstance(waiting, _Confirmations):
-                    # A subscription is confirmed by pushes; what is answered is a refusal.
-                    self._fault = f" It refused a subscription: {reply}"
-                    self.abort()
-                    return
+                if isinstance(waiting, _Subscription):
+                    if not isinstance(reply, hiredis.HiredisError):
+                        continue  # the PING behind a SUNSUBSCRIBE
+                    if not self._refused(waiting, str(reply)):
+                        self._fault = f" It refused a subscription: {reply}"
+                        self.abort()
+                        return
+                    if waiting.parting:
+                        pending.appendleft((waiting, sent, size))  # its PING is still in wait
+                    continue
                 if waiting.done():
                     continue
                 if isinstance(reply, hiredis.HiredisError):
@@ -87,7 +107,7 @@ class Link(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         for waiting, _, _ in self._pending:
-            if not isinstance(waiting, _Confirmations) and not waiting.done():
+            if not isinstance(waiting, _Subscription) and not waiting.done():
                 waiting.set_exception(EngineUnavailable(self.loss))
         self._pending.clear()
         self._outgoing.clear()
@@ -120,16 +140,20 @@ class Link(asyncio.Protocol):
         return future
 
     def send_subscription(self, command: str, *channels: bytes) -> None:
-        """Send SSUBSCRIBE or SUNSUBSCRIBE, which are confirmed by one push per channel.
+        """Send SSUBSCRIBE or SUNSUBSCRIBE.
 
-        A refusal (an ACL) drops the connection, as nothing can be relied on then.
+        A refusal (an ACL) drops the connection, as nothing can be relied on then, unless
+        `on_refused` deals with it.
         """
         if self._transport is None:
             return
-        self._pending.append((_Confirmations(len(channels)), self._loop.time(), 0))
+        parting = command == "SUNSUBSCRIBE"
+        self._pending.append((_Subscription(channels, parting), self._loop.time(), 0))
         if not self._outgoing:
             self._loop.call_soon(self._flush)
         self._outgoing.append(_pack((command, *channels)))
+        if parting:
+            self._outgoing.append(_PING)
 
     def waiting_since(self) -> float | None:
         """When the oldest command without an answer was sent (loop time), or None."""
@@ -147,10 +171,14 @@ class Link(asyncio.Protocol):
 
     def _confirmed(self) -> None:
         # Answers come in order, so the subscription that is confirmed is the oldest in wait.
-        if self._pending and type(confirmations := self._pending[0][0]) is _Confirmations:
-            confirmations.left -= 1
-            if not confirmations.left:
+        if self._pending and isinstance(waiting := self._pending[0][0], _Subscription):
+            waiting.left -= 1
+            if not waiting.left:
                 self._pending.popleft()
+
+    def _refused(self, subscription: _Subscription, reason: str) -> bool:
+        channels = () if subscription.parting else subscription.channels
+        return self._on_refused is not None and self._on_refused(channels, reason)
 
     def _flush(self) -> None:
         if self._transport is not None and self._outgoing:
@@ -158,8 +186,16 @@ class Link(asyncio.Protocol):
         self._outgoing.clear()
 
 
-async def open_link(endpoint: Endpoint, on_push: PushHandler | None = None) -> Link:
+async def open_link(
+    endpoint: Endpoint,
+    on_push: PushHandler | None = None,
+    on_refused: RefusalHandler | None = None,
+    *,
+    replica: bool = False,
+) -> Link:
     """Connect, speak RESP3, log in, select the database, and make sure it is a primary.
+
+    With `replica` it may be one.
 
     Raises:
         EngineUnavailable: it cannot be reached, or is a replica.
@@ -169,7 +205,7 @@ async def open_link(endpoint: Endpoint, on_push: PushHandler | None = None) -> L
     loop = asyncio.get_running_loop()
 
     def factory() -> Link:
-        return Link(on_push)
+        return Link(on_push, on_refused)
 
     if endpoint.path is not None:
         _, link = await loop.create_unix_connection(factory, endpoint.path)
@@ -184,7 +220,7 @@ async def open_link(endpoint: Endpoint, on_push: PushHandler | None = None) -> L
         await link.call(*hello, "SETNAME", "herald")
         if endpoint.database:
             await link.call("SELECT", endpoint.database)
-        if not is_primary(await link.call("ROLE")):
+        if not replica and not is_primary(await link.call("ROLE")):
             raise EngineUnavailable("The engine is a replica; waiting for a primary.")
     except BaseException:
         link.abort()

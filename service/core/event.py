@@ -14,6 +14,7 @@ import hashlib
 import json
 import re
 from datetime import UTC, datetime
+from functools import lru_cache
 from operator import itemgetter
 from typing import Any, NamedTuple, TypeVar
 
@@ -149,12 +150,17 @@ def check_id(text: str, name: str) -> None:
 
 def encode_fragment(event: Event, accepted_ms: int) -> bytes:
     """The event's JSON after its id, accepted at `accepted_ms` (Unix milliseconds)."""
-    time = datetime.fromtimestamp(accepted_ms / 1000, UTC).isoformat(timespec="milliseconds")
     return b'"event":%b,"data":%b,"time":"%bZ"}' % (
         _encode_text(event.type),
         event.data,
-        time[:-6].encode(),
+        _time(accepted_ms),
     )
+
+
+@lru_cache(maxsize=1)  # many events are accepted within a millisecond
+def _time(unix_ms: int) -> bytes:
+    text = datetime.fromtimestamp(unix_ms / 1000, UTC).isoformat(timespec="milliseconds")
+    return text[:-6].encode()
 
 
 def fingerprint(event: Event) -> str:

@@ -38,23 +38,14 @@ class Answer(NamedTuple):
 
 
 async def send_answer(send: Send, answer: Answer) -> None:
-    """Answer an HTTP request."""
-    await _send(send, "http.response", answer)
-
-
-async def reject_websocket(send: Send, answer: Answer) -> None:
-    """Answer a WebSocket handshake that is refused (ASGI's extension for it)."""
-    await _send(send, "websocket.http.response", answer)
-
-
-async def _send(send: Send, kind: str, answer: Answer) -> None:
+    """Answer a request through ASGI."""
     headers = [
         (b"content-type", answer.content_type),
         (b"content-length", b"%d" % len(answer.body)),
         *answer.headers,
     ]
-    await send({"type": kind + ".start", "status": answer.status, "headers": headers})
-    await send({"type": kind + ".body", "body": answer.body})
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.body", "body": answer.body})
 
 
 class ProblemError(HeraldError):

@@ -21,10 +21,10 @@ from service.edge.answers import (
     Answer,
     ProblemError,
     problem_of,
-    reject_websocket,
     send_answer,
 )
 from service.edge.asgi import App, Receive, Scope, Send
+from service.edge.handshake import PATH as WEBSOCKET_PATH
 from service.edge.history import History
 from service.edge.publishing import Publishing
 from service.ports import Health
@@ -95,37 +95,14 @@ def build_api(
     return app
 
 
-def with_fast_publishing(api: App, publishing: Publishing) -> App:
-    """`api` with the publish endpoints called directly."""
-    fast: dict[str, Callable[[Scope, Receive], Awaitable[Answer]]] = {
-        "/v1/events": publishing.publish,
-        "/v1/events/batch": publishing.publish_batch,
-    }
+def with_websocket_hint(api: App) -> App:
+    """`api`, with an answer to those who come to the WebSocket's path without opening one."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "POST":
-            endpoint = fast.get(scope["path"])
-            if endpoint is not None:
-                await send_answer(send, await endpoint(scope, receive))
-                return
-        await api(scope, receive, send)
-
-    return app
-
-
-def with_websocket(api: App, handshake: App | None) -> App:
-    """`api`, and `handshake`, where there is one, at `/v1/ws`."""
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and handshake is not None and scope["path"] == "/v1/ws":
+        if scope["type"] == "http" and scope["path"] == WEBSOCKET_PATH:
             await send_answer(send, _UPGRADE)
-        elif scope["type"] != "websocket":
-            await api(scope, receive, send)
-        elif handshake is not None and scope["path"] == "/v1/ws":
-            await handshake(scope, receive, send)
         else:
-            await receive()
-            await reject_websocket(send, ProblemError(404, "There is nothing here.").answer())
+            await api(scope, receive, send)
 
     return app
 

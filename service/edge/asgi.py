@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
 Scope = MutableMapping[str, Any]
@@ -12,10 +12,18 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-def header(scope: Scope, name: bytes) -> str | None:
+Headers = Sequence[tuple[bytes, bytes]]
+"""Of a request; the names are in lower case."""
+
+
+def find_header(headers: Headers, name: bytes) -> str | None:
     """The first header of this lower-case name, as text."""
-    for key, value in scope["headers"]:
+    for key, value in headers:
         if key == name:
-            text: str = value.decode("latin-1")
-            return text
+            return value.decode("latin-1")
     return None
+
+
+def header(scope: Scope, name: bytes) -> str | None:
+    """The same, of an ASGI scope."""
+    return find_header(scope["headers"], name)

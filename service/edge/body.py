@@ -6,19 +6,19 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from service.edge.answers import ProblemError
-from service.edge.asgi import Receive, Scope, header
+from service.edge.asgi import Headers, Receive, find_header
 
 _STALL_SECONDS = 30.0
 """Without a byte for so long, a request is given up: it holds memory and a connection."""
 
 
-def check_content_length(scope: Scope, limit: int) -> None:
+def check_content_length(headers: Headers, limit: int) -> None:
     """Refuse a body that says itself that it is too large, before any of it is read.
 
     Raises:
         ProblemError: 413.
     """
-    length = header(scope, b"content-length")
+    length = find_header(headers, b"content-length")
     if length is not None and length.isdigit() and int(length) > limit:
         raise too_large(limit)
 
@@ -47,21 +47,20 @@ async def body_chunks(receive: Receive) -> AsyncIterator[bytes]:
         more = message.get("more_body", False)
 
 
-async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
+async def whole(body: bytes) -> AsyncIterator[bytes]:
+    """A body that is here already, in the form of `body_chunks`."""
+    yield body
+
+
+async def read_body(chunks: AsyncIterator[bytes], limit: int) -> bytes:
     """The whole body.
 
     Raises:
         ProblemError: 413, 408 or 400.
     """
-    check_content_length(scope, limit)
-    first = True
-    whole = bytearray()
-    async for chunk in body_chunks(receive):
-        if first and len(chunk) <= limit:
-            whole = bytearray(chunk)
-        else:
-            whole += chunk
-        first = False
-        if len(whole) > limit:
+    body = b""
+    async for chunk in chunks:
+        body = body + chunk if body else chunk
+        if len(body) > limit:
             raise too_large(limit)
-    return bytes(whole)
+    return body

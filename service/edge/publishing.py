@@ -1,13 +1,16 @@
 """`POST /v1/events` and `POST /v1/events/batch`.
 
-This is the hot path of publishing: plain ASGI with msgspec, called in front of FastAPI and also
-by FastAPI's own routes, which describe it (see `edge.api`), so the two cannot differ.
+This is the hot path of publishing. A request that came in one piece is served without ASGI
+(`edge.http`); FastAPI's routes, which describe the endpoints (`edge.api`), serve the others with
+the same code, so the two cannot differ.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator
+import logging
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any, NamedTuple
 
 import msgspec
@@ -17,11 +20,12 @@ from service.core.errors import (
     HeraldError,
     InvalidEvent,
 )
-from service.core.event import check_id, decode_batch, decode_event
+from service.core.event import Event, check_id, decode_batch, decode_event
 from service.core.principal import Publisher
 from service.edge.answers import JSON, Answer, ProblemError, problem_of
-from service.edge.asgi import Receive, Scope, header
-from service.edge.body import body_chunks, check_content_length, read_body, too_large
+from service.edge.asgi import Headers, Receive, Scope, find_header, header
+from service.edge.body import body_chunks, check_content_length, read_body, too_large, whole
+from service.edge.http import Respond
 from service.ports import (
     EventLog,
     Instrumentation,
@@ -29,6 +33,8 @@ from service.ports import (
     Receipt,
     Submission,
 )
+
+logger = logging.getLogger("herald.publish")
 
 MAX_BATCH_EVENTS = 10_000
 _WINDOW = 256
@@ -58,40 +64,113 @@ class Publishing:
         self._publishers = publishers
         self.limits = limits
         self.stats = stats
+        self._tasks: set[asyncio.Task[Answer]] = set()
+
+    # Requests that came in one piece, served without ASGI (`edge.http`)
+
+    def post_event(self, headers: Headers, body: bytes, respond: Respond) -> None:
+        """One event: a `PostEndpoint`. It takes a task only where something must be waited for."""
+        try:
+            submission = self._submit_now(headers, body)
+        except HeraldError as error:
+            respond(self._refuse(error))
+            return
+        if submission is None:
+            self._respond_later(self._publish(headers, body), respond)
+            return
+
+        def stored(receipt: Receipt) -> None:
+            try:
+                answer = Answer(202, JSON, _encode(self.count(receipt)))
+            except HeraldError as error:
+                answer = self._refuse(error)
+            respond(answer)
+
+        submission.then(stored)
+
+    def _submit_now(self, headers: Headers, body: bytes) -> Submission | None:
+        publisher = self._publishers.verify_now(find_header(headers, b"authorization"))
+        if publisher is None:
+            return None
+        return self.log.submit_now(self._read_event(headers, body), publisher)
+
+    def post_batch(self, headers: Headers, body: bytes, respond: Respond) -> None:
+        """Many events: a `PostEndpoint`."""
+        self._respond_later(self._publish_batch(headers, whole(body)), respond)
+
+    def _respond_later(self, work: Coroutine[Any, Any, Answer], respond: Respond) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+
+        def done(task: asyncio.Task[Answer]) -> None:
+            self._tasks.discard(task)
+            if task.cancelled():
+                return
+            if (error := task.exception()) is not None:
+                logger.error("a request was not dealt with", exc_info=error)
+                respond(ProblemError(500, "Something went wrong here; it is logged.").answer())
+            else:
+                respond(task.result())
+
+        task.add_done_callback(done)
+
+    # The same through ASGI
 
     async def publish(self, scope: Scope, receive: Receive) -> Answer:
         """One event."""
         try:
-            publisher = await self._publishers.verify(header(scope, b"authorization"))
-            _expect_content_type(scope, "application/json")
-            body = await read_body(scope, receive, self.limits.event_bytes)
-            event = decode_event(
-                body,
-                max_bytes=self.limits.event_bytes,
-                idempotency_key=_idempotency_key(scope),
-            )
-            submission = await self.log.submit(event, publisher)
-            result = self.count(await submission.receipt())
-            return Answer(202, JSON, _encode(result))
+            # Refused before its body is read.
+            await self._publishers.verify(header(scope, b"authorization"))
+            _expect_content_type(scope["headers"], "application/json")
+            check_content_length(scope["headers"], self.limits.event_bytes)
+            body = await read_body(body_chunks(receive), self.limits.event_bytes)
         except HeraldError as error:
-            problem = problem_of(error)
-            self.stats.publish_refused(problem.status)
-            return problem.answer()
+            return self._refuse(error)
+        return await self._publish(scope["headers"], body)
 
     async def publish_batch(self, scope: Scope, receive: Receive) -> Answer:
         """Many events, as one JSON document or as NDJSON, which is read as it arrives."""
+        return await self._publish_batch(scope["headers"], body_chunks(receive))
+
+    # Both
+
+    async def _publish(self, headers: Headers, body: bytes) -> Answer:
+        try:
+            publisher = await self._publishers.verify(find_header(headers, b"authorization"))
+            submission = await self.log.submit(self._read_event(headers, body), publisher)
+            result = self.count(await submission.receipt())
+            return Answer(202, JSON, _encode(result))
+        except HeraldError as error:
+            return self._refuse(error)
+
+    def _read_event(self, headers: Headers, body: bytes) -> Event:
+        _expect_content_type(headers, "application/json")
+        if len(body) > self.limits.event_bytes:
+            raise too_large(self.limits.event_bytes)
+        return decode_event(
+            body,
+            max_bytes=self.limits.event_bytes,
+            idempotency_key=_idempotency_key(headers),
+        )
+
+    def _refuse(self, error: HeraldError) -> Answer:
+        problem = problem_of(error)
+        self.stats.publish_refused(problem.status)
+        return problem.answer()
+
+    async def _publish_batch(self, headers: Headers, body: AsyncIterator[bytes]) -> Answer:
         batch: _Batch | None = None
         try:
-            publisher = await self._publishers.verify(header(scope, b"authorization"))
-            kind = _expect_content_type(scope, "application/json", "application/x-ndjson")
-            check_content_length(scope, self.limits.batch_bytes)
+            publisher = await self._publishers.verify(find_header(headers, b"authorization"))
+            kind = _expect_content_type(headers, "application/json", "application/x-ndjson")
+            check_content_length(headers, self.limits.batch_bytes)
             batch = _Batch(self, publisher)
             if kind == "application/json":
-                body = await read_body(scope, receive, self.limits.batch_bytes)
-                for text in decode_batch(body, max_events=MAX_BATCH_EVENTS):
+                document = await read_body(body, self.limits.batch_bytes)
+                for text in decode_batch(document, max_events=MAX_BATCH_EVENTS):
                     await batch.add(text)
             else:
-                async for line in _lines(receive, self.limits):
+                async for line in _lines(body, self.limits):
                     if batch.size >= MAX_BATCH_EVENTS:
                         raise ProblemError(413, f"A batch has at most {MAX_BATCH_EVENTS} events.")
                     await batch.add(line)
@@ -187,12 +266,12 @@ class _Batch:
                 self._results.append({"problem": problem.document()})
 
 
-async def _lines(receive: Receive, limits: PublishLimits) -> AsyncIterator[bytes]:
+async def _lines(body: AsyncIterator[bytes], limits: PublishLimits) -> AsyncIterator[bytes]:
     """The lines of an NDJSON body as they arrive; empty ones are passed over."""
     rest = b""
     total = 0
     skipping = False  # the rest of a line that was found to be too long
-    async for chunk in body_chunks(receive):
+    async for chunk in body:
         total += len(chunk)
         if total > limits.batch_bytes:
             raise too_large(limits.batch_bytes)
@@ -210,8 +289,8 @@ async def _lines(receive: Receive, limits: PublishLimits) -> AsyncIterator[bytes
         yield rest
 
 
-def _expect_content_type(scope: Scope, *allowed: str) -> str:
-    given = (header(scope, b"content-type") or "").partition(";")[0].strip().lower()
+def _expect_content_type(headers: Headers, *allowed: str) -> str:
+    given = (find_header(headers, b"content-type") or "").partition(";")[0].strip().lower()
     if given not in allowed:
         raise ProblemError(
             415,
@@ -221,13 +300,13 @@ def _expect_content_type(scope: Scope, *allowed: str) -> str:
     return given
 
 
-def _idempotency_key(scope: Scope) -> str | None:
+def _idempotency_key(headers: Headers) -> str | None:
     """The header Idempotency-Key, bare or a quoted string (RFC 8941, 3.3.3).
 
     Raises:
         InvalidEvent
     """
-    text = header(scope, b"idempotency-key")
+    text = find_header(headers, b"idempotency-key")
     if text is None:
         return None
     text = text.strip()

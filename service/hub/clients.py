@@ -18,7 +18,7 @@ from service.core.session import Request, Session
 from service.core.wheel import Wheel
 from service.hub.connection import Connection
 from service.hub.hub import Hub
-from service.hub.joining import Joining, Start
+from service.hub.joining import Hold, Joining, Start
 from service.hub.policy import HubPolicy
 from service.ports import Instrumentation, UserVerifier
 
@@ -26,6 +26,9 @@ logger = logging.getLogger("herald.connection")
 
 _RECONNECT_SPREAD_MS = 1000
 """Dismissed clients come back spread over this time, on top of their batch."""
+
+_ONE_BY_ONE = 2
+"""Channels that are joined without a task for each: everyone's `user:<id>` and `all`."""
 
 
 class Newcomer(NamedTuple):
@@ -142,8 +145,26 @@ class Clients:
             self._joining.follow(connection, start)
 
     async def _begin_all(self, joins: dict[str, Position | None]) -> list[Start]:
-        """Begin to join all channels, or none. They are held before the first `await`."""
+        """Begin to join all channels, or none.
+
+        All are held, and so opened where nobody was there, before the first `await`.
+        """
         holds = [self._joining.hold(channel, since) for channel, since in joins.items()]
+        if len(holds) > _ONE_BY_ONE:
+            return await self._begin_at_once(holds)
+        starts: list[Start] = []
+        try:
+            for hold in holds:
+                starts.append(await self._joining.begin(hold))
+        except BaseException:
+            for start in starts:
+                self._joining.abandon(start)
+            for hold in holds[len(starts) :]:
+                self._joining.release(hold)
+            raise
+        return starts
+
+    async def _begin_at_once(self, holds: list[Hold]) -> list[Start]:
         beginnings = [self.loop.create_task(self._joining.begin(hold)) for hold in holds]
         try:
             return list(await asyncio.gather(*beginnings))

@@ -52,6 +52,7 @@ from service.hub.hub import Hub
 from service.hub.live import Replays
 from service.hub.outstanding import outstanding
 from service.hub.policy import HubPolicy
+from service.hub.writing import BEHIND, descriptor
 from service.ports import Instrumentation
 
 logger = logging.getLogger("herald.connection")
@@ -127,6 +128,7 @@ class Connection(asyncio.Protocol):
         "closing",
         "congested",
         "due",
+        "fd",
         "replays",
         "serial",
         "session",
@@ -146,6 +148,7 @@ class Connection(asyncio.Protocol):
     ) -> None:
         self._host = host
         self.transport = transport
+        self.fd = descriptor(transport)
         self.session = session
         self.serial = serial
         self.slot = -1
@@ -343,7 +346,13 @@ class Connection(asyncio.Protocol):
         """Write frames that this connection alone is owed."""
         if not self.closing:
             self._host.stats.delivered_bytes += len(data)
-            self.transport.write(data)
+            self._put(data)
+
+    def _put(self, data: bytes) -> None:
+        self.transport.write(data)
+        if self.fd >= 0 and self.transport.get_write_buffer_size():
+            self.fd = BEHIND
+            self._host.hub.writer.changed()
 
     def answer(self, payload: bytes) -> None:
         """Send one message that the client asked for."""
@@ -421,7 +430,7 @@ class Connection(asyncio.Protocol):
             policy.heartbeat_timeout,
         )
         if pulse.beat is Beat.REAP:
-            if (left := outstanding(self.transport)) < self._unread:
+            if (left := outstanding(self.transport, self.fd)) < self._unread:
                 # It answers no ping yet because it still reads what was sent before. Next time it
                 # must have read more.
                 self._unread = left
@@ -432,9 +441,9 @@ class Connection(asyncio.Protocol):
             return
         if pulse.beat is Beat.PING:
             self._pinged_at = now
-            self._unread = outstanding(self.transport)
+            self._unread = outstanding(self.transport, self.fd)
             self._host.stats.pings += 1
-            self.transport.write(_PING_PLAIN if self._plain else _PING_HERALD)
+            self._put(_PING_PLAIN if self._plain else _PING_HERALD)
         self.set_timer(now)
 
     def _answered(self, by_pong: bool) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Collection, Coroutine
 from typing import Any
 
 from service.core import messages
@@ -19,10 +19,10 @@ from service.core.errors import EngineError, EngineUnavailable
 from service.core.feed import CaughtUp, Feed, Push
 from service.core.frames import text_frame
 from service.core.log import Entry, Page
-from service.core.outbox import overflows
 from service.core.position import Position
 from service.hub.live import LiveChannel, Member
 from service.hub.policy import HubPolicy
+from service.hub.writing import Writer
 from service.ports import EventLog, Instrumentation, Subscriptions
 
 logger = logging.getLogger("herald.hub")
@@ -46,6 +46,7 @@ class Hub:
         self._subscriptions = subscriptions
         self.policy = policy
         self.stats = stats
+        self.writer = Writer()
         self._channels: dict[str, LiveChannel] = {}
         self._dirty: list[LiveChannel] = []
         self._reads = asyncio.Semaphore(policy.reads_in_flight)
@@ -83,8 +84,7 @@ class Hub:
             live = self._channels[channel] = LiveChannel(channel)
         opens = live.feed is None and live.opening is None
         if opens:
-            live.opening = self._loop.create_task(self._open(live, since))
-            live.opening.add_done_callback(_retrieve)
+            live.opening = self._begin_to_open(live, since)
         live.holds += 1
         return live, opens
 
@@ -95,13 +95,18 @@ class Hub:
             EngineUnavailable, EngineError
         """
         page = None
-        if live.opening is not None:
-            page = await asyncio.shield(live.opening)
+        while page is None and (opening := live.opening) is not None:
+            try:
+                page = await asyncio.shield(opening)
+            except (EngineUnavailable, EngineError):
+                if live.opening is None or live.opening is opening:
+                    raise
         feed = live.feed
         if feed is not None:
             feed.watch()
             return feed, page
-        assert page is not None
+        if page is None:
+            raise EngineUnavailable("The channel could not be opened.")
         # The first holder that gets here: what was pushed since the page was read follows it.
         feed = live.feed = Feed(page.tip)
         live.opening = None
@@ -128,7 +133,8 @@ class Hub:
         # What the members are still owed this turn, the new one has already.
         if live.fresh is not None:
             self._flush_channel(live)
-        live.members.add(connection)
+        live.members[connection] = None
+        live.fds = None
 
     def leave(self, connection: Member, channel: str, *, following: bool) -> None:
         """A member goes, or one that was `following` on its way to be one."""
@@ -139,7 +145,8 @@ class Hub:
             # What was pushed in this turn was pushed while it was a member.
             if live.fresh is not None and not connection.closing:
                 self._flush_channel(live)
-            live.members.discard(connection)
+            del live.members[connection]
+            live.fds = None
             self.release(live)
         elif following:
             self.release(live)
@@ -152,6 +159,23 @@ class Hub:
         """
         async with self._reads:
             return await self._log.read(channel, after)
+
+    def _begin_to_open(self, live: LiveChannel, since: Position | None) -> asyncio.Future[Page]:
+        quick = self._log.open(live.name, since)
+        if quick is None:
+            return self._open_in_steps(live, since)
+
+        def done(quick: asyncio.Future[Page]) -> None:
+            if not quick.cancelled() and quick.exception() is not None and live.opening is quick:
+                live.opening = self._open_in_steps(live, since)
+
+        quick.add_done_callback(done)
+        return quick
+
+    def _open_in_steps(self, live: LiveChannel, since: Position | None) -> asyncio.Future[Page]:
+        task = self._loop.create_task(self._open(live, since))
+        task.add_done_callback(_retrieve)
+        return task
 
     async def _open(self, live: LiveChannel, since: Position | None) -> Page:
         try:
@@ -206,30 +230,22 @@ class Hub:
         live.fresh = live.accepted = None
         if not frames or not accepted or not live.members:
             return
-        self._write(live.members, frames, self._cut_off)
+        self._write(live, frames, self._cut_off)
         now = time.time()
         for microseconds in accepted:
             self.stats.written(now - microseconds / 1e6)
 
     def _write(
         self,
-        members: Iterable[Member],
+        live: LiveChannel,
         frames: list[bytes],
         too_slow: Callable[[Member], None],
     ) -> None:
         data = frames[0] if len(frames) == 1 else b"".join(frames)
-        size, budget = len(data), self.policy.send_queue_bytes
-        slow: list[Member] = []
-        written = 0
-        for member in members:
-            transport = member.transport
-            if overflows(transport.get_write_buffer_size(), size, budget):
-                slow.append(member)
-            else:
-                transport.write(data)
-                written += 1
+        slow = self.writer.write(live, data, self.policy.send_queue_bytes)
+        written = len(live.members) - len(slow)
         self.stats.deliveries += written * len(frames)
-        self.stats.delivered_bytes += written * size
+        self.stats.delivered_bytes += written * len(data)
         for member in slow:
             too_slow(member)
 
@@ -238,10 +254,13 @@ class Hub:
 
     # Mending
 
-    def heal_all(self) -> None:
-        """Pushes of any channel may be missing: read them all."""
-        logger.info("reading all channels again", extra={"channels": len(self._channels)})
-        for live in self._channels.values():
+    def heal_all(self, channels: Collection[str]) -> None:
+        """Pushes of these channels may be missing: read them all."""
+        logger.info("reading channels again", extra={"channels": len(channels)})
+        for name in channels:
+            live = self._channels.get(name)
+            if live is None:
+                continue  # given up meanwhile
             if live.feed is not None:
                 self.heal(live)
             else:
@@ -298,10 +317,11 @@ class Hub:
 
             def by_itself(member: Member) -> None:
                 # A large piece after an outage is nobody's slowness.
-                live.members.discard(member)
+                live.members.pop(member, None)
+                live.fds = None
                 self.demote(member, live, before)
 
-            self._write(live.members, frames, by_itself)
+            self._write(live, frames, by_itself)
         return caught.again
 
     async def audit(self) -> None:
@@ -353,7 +373,7 @@ class Hub:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
-def _retrieve(task: asyncio.Task[Page]) -> None:
+def _retrieve(task: asyncio.Future[Page]) -> None:
     # All who waited may be gone; a failure that nobody asks for is no error.
     if not task.cancelled():
         task.exception()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from array import array
 from collections.abc import Coroutine
 from typing import Any, Protocol
 
@@ -32,13 +33,15 @@ class Member(Protocol):
     """What a channel needs of a connection.
 
     Attributes:
-        transport: written to directly when an event goes to many.
+        transport: where everything is written that does not go to many.
+        fd: the socket's, for `hub.writing`.
         closing: not 0 once it has ended for us.
         congested: the client has still to read most of what was written.
         replays: the channels that it is still being brought to, or None where it is live in all.
     """
 
     transport: asyncio.Transport
+    fd: int
     closing: int
     congested: bool
     replays: Replays | None
@@ -70,6 +73,8 @@ class LiveChannel:
     __slots__ = (
         "accepted",
         "early",
+        "fds",
+        "fds_as_of",
         "feed",
         "fresh",
         "healing",
@@ -83,9 +88,12 @@ class LiveChannel:
     def __init__(self, name: str) -> None:
         self.name = name
         self.holds = 0
-        self.members: set[Member] = set()
+        # In the order of their coming, which is about that of their memory, here and in the kernel.
+        self.members: dict[Member, None] = {}
+        self.fds: array[int] | None = None  # the members', as `hub.writing` keeps them
+        self.fds_as_of = 0
         self.feed: Feed | None = None
-        self.opening: asyncio.Task[Page] | None = None
+        self.opening: asyncio.Future[Page] | None = None
         self.healing = False
         self.stale = False  # pushes may have been lost while it was opened
         # None where empty: most channels are quiet, and an empty list is 56 bytes.

@@ -25,6 +25,7 @@ RULES = (
     "+sunsubscribe",
     "+evalsha",
     "+get",
+    "+mget",
     "+spublish",
     # inside the scripts
     "+set",

@@ -6,7 +6,8 @@ import ssl
 
 import pytest
 
-from service.broker.endpoint import Endpoint, parse_engine_url
+from service.broker.endpoint import Endpoint, Seeds, parse_engine_url
+from service.broker.topology import Address
 from service.core.errors import EngineUnavailable, InvalidInput
 from tests.harness.process import free_port
 
@@ -77,7 +78,13 @@ SECRETS = ("hunter2", "hunter", "hunt", "two")
         ("h:6379", "begins with redis://"),
         ("http://:hunter2@h", "begins with redis://"),
         ("hunter2", "begins with redis://"),
-        ("redis+cluster://:hunter2@h:1,h:2", "cluster:// is not supported yet"),
+        ("redis+cluster://", "the nodes as host:port,host:port"),
+        ("redis+cluster://:hunter2@h:1,h", "the nodes as host:port,host:port"),
+        ("redis+cluster://:hunt/two@h:1", "the nodes as host:port,host:port"),
+        ("redis+cluster://:hunter2@[::1", "percent-encoded"),
+        ("redis+cluster://:hunter2@h:1/1", "no databases"),
+        ("redis+cluster://:hunter2@h:1?db=1", "no databases"),
+        ("rediss+cluster://:hunter2@h:1", "begins with redis://"),
         ("redis://:hunt/two@h:1", "percent-encoded"),
         ("redis://:hunt?two@h:1", "percent-encoded"),
         ("redis://:hunt#two@h:1", "percent-encoded"),
@@ -114,6 +121,13 @@ def test_bad_url_is_explained_without_the_password(url: str, sentence: str) -> N
     # A traceback in a log would show what it came from.
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+
+def test_seeds_of_a_cluster_are_understood() -> None:
+    url = "redis+cluster://us%65r:p%2Fw@h:1,[::1]:2"
+    seeds = Seeds((Address("h", 1), Address("::1", 2)), "user", "p/w")
+    assert parse_engine_url(url) == seeds
+    assert seeds.endpoint(Address("x", 3)) == Endpoint("x", 3, None, "user", "p/w", 0, None)
 
 
 async def test_sentinels_that_are_away_are_named_by_service_only() -> None:

@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import pytest
 import redis
@@ -179,7 +179,7 @@ async def test_subscribe_while_the_engine_is_away_holds_when_it_is_back(
 
 async def test_first_connection_is_no_restoration(broker: Broker, channel: str) -> None:
     restored: list[None] = []
-    broker.subscriptions.on_restored(lambda: restored.append(None))
+    broker.subscriptions.on_restored(lambda _: restored.append(None))
     await broker.subscriptions.subscribe(channel)
     await _barrier(broker)
     assert not restored
@@ -195,7 +195,7 @@ async def test_all_channels_are_there_again_before_restoration_is_told(
         async with open_broker(own_engine.url, reopened=reopened) as broker:
             counts: list[list[int]] = []
 
-            def restored() -> None:
+            def restored(_: Collection[str]) -> None:
                 counts.append(client.execute_command("PUBSUB", "SHARDNUMSUB", *live)[1::2])
 
             broker.subscriptions.on_restored(restored)

@@ -1,0 +1,158 @@
+"""One primary: its links, its subscription and whether it delivers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from service.broker.endpoint import Locate
+from service.broker.event_log import load_scripts
+from service.broker.keeper import LinkKeeper
+from service.broker.link import is_primary
+from service.broker.subscriber import Strays, Subscriber
+from service.broker.topology import Address
+from service.core.errors import EngineError, EngineUnavailable
+
+logger = logging.getLogger("herald.engine")
+
+_PROBE_INTERVAL = 1.0
+_FIRST_PROBES = 0.05
+"""Seconds between probes until the first one is heard: readiness waits for it."""
+_PROBE_STALE = 3.5
+"""Seconds without a probe heard after which delivery counts as broken: readiness fails within 5."""
+_PROBE = b"0-0 0 "
+"""An event's form: one that comes late, to a name given up, is an event of no channel."""
+
+
+class Shard:
+    """Three links to one engine: for publishing, for reading, and for the subscription.
+
+    Raises nothing at `start`: an engine that is away is waited for.
+
+    Args:
+        address: which of a Cluster's primaries it is.
+        strays: see `Subscriber`.
+    """
+
+    def __init__(
+        self,
+        locate: Locate,
+        node: str,
+        timeout: float,
+        reopened: Callable[[str], None],
+        address: Address | None = None,
+        strays: Strays | None = None,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.address = address
+        of = f" {address}" if address else ""
+        self._of = f" of {address}" if address else ""
+
+        def told(name: str) -> None:
+            reopened(name.partition(" ")[0])
+
+        self.publish = LinkKeeper("publish" + of, locate, timeout, load_scripts, told)
+        self.read = LinkKeeper("read" + of, locate, timeout, load_scripts, told)
+        self.subscriptions = Subscriber(locate, timeout, node, told, "subscribe" + of, strays)
+        self._keepers = (self.publish, self.read, self.subscriptions.keeper)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._probe_trouble: str | None = None
+
+    def start(self) -> None:
+        """Begin to connect."""
+        for keeper in self._keepers:
+            self._tasks.append(self._loop.create_task(keeper.run(), name=f"engine-{keeper.name}"))
+        self._tasks.append(self._loop.create_task(self._probe(), name="engine-probe"))
+
+    async def close(self) -> None:
+        """Drop the links."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def wait_open(self, patience: float) -> None:
+        """Returns once all links are open.
+
+        Raises:
+            EngineUnavailable: after `patience` seconds, with the reason.
+        """
+        for keeper in self._keepers:
+            try:
+                await keeper.wait_open(patience)
+            except EngineUnavailable:
+                raise EngineUnavailable(keeper.trouble or "The engine is away.") from None
+
+    def probe_age(self) -> float | None:
+        """Seconds since this node last heard itself through the engine, or None."""
+        heard = self.subscriptions.probed_at
+        return None if heard is None else self._loop.time() - heard
+
+    def absence(self) -> str | None:
+        """Which link is not open, or None."""
+        for keeper in self._keepers:
+            if keeper.link is None:
+                return f"engine link {keeper.name}: {keeper.trouble or 'connection lost'}"
+        return None
+
+    def trouble(self) -> str | None:
+        """See `Health.trouble`."""
+        if (absence := self.absence()) is not None:
+            return absence
+        age = self.probe_age()
+        if age is None:
+            reason = f": {self._probe_trouble}" if self._probe_trouble else ""
+            return f"no probe came back through the subscription{self._of} yet{reason}"
+        if age > _PROBE_STALE:
+            return f"no probe came back through the subscription{self._of} for {age:.1f} s"
+        return None
+
+    async def _probe(self) -> None:
+        """Probe for ever, whatever happens."""
+        while True:
+            try:
+                await self._probe_on()
+            except Exception:
+                logger.exception("the probe failed")
+            await asyncio.sleep(_PROBE_INTERVAL)
+
+    async def _probe_on(self) -> None:
+        """Publish to ourselves every second; a subscription that is deaf is given up."""
+        connected_since: float | None = None
+        while True:
+            subscriber = self.subscriptions
+            link = self.publish.link
+            if link is not None and subscriber.keeper.link is not None:
+                connected_since = connected_since or self._loop.time()
+                try:
+                    async with asyncio.timeout(_PROBE_INTERVAL):
+                        await link.call("SPUBLISH", subscriber.probe, _PROBE)
+                    self._probe_trouble = None
+                except (EngineError, EngineUnavailable, TimeoutError) as error:
+                    self._probe_trouble = str(error) or "no answer in time"
+                deaf_since = max(connected_since, subscriber.probed_at or 0.0)
+                if self._loop.time() - deaf_since > 2 * _PROBE_STALE:
+                    subscriber.keeper.drop("deaf: probes do not come back")
+                    connected_since = None
+                await self._leave_replicas()
+            else:
+                connected_since = None
+            # A link that is opened anew is probed at once: until then nobody knows that it hears.
+            if subscriber.probed_at is None and subscriber.keeper.link is not None:
+                await asyncio.sleep(_FIRST_PROBES)
+            else:
+                await subscriber.prepared(_PROBE_INTERVAL)
+
+    async def _leave_replicas(self) -> None:
+        """Give up links to a server that was a primary when they were opened and is none now."""
+        for keeper in self._keepers:
+            link = keeper.link
+            if link is None:
+                continue
+            try:
+                async with asyncio.timeout(_PROBE_INTERVAL):
+                    primary = is_primary(await link.call("ROLE"))
+            except (EngineError, EngineUnavailable, TimeoutError):
+                continue  # its keeper sees to links that do not answer
+            if not primary and link is keeper.link:
+                keeper.drop("the engine is a replica now")
