@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 
 help: ## Show the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(VENV)/run.stamp ## Start Herald on http://127.0.0.1:8000 with an engine of its own
 	@$(BIN)/herald dev
@@ -36,6 +36,8 @@ lock: $(VENV)/dev.stamp ## Lock the dependencies anew, with hashes
 		--extra embedded pyproject.toml -o requirements/run.txt
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
 		--extra embedded --group dev -c requirements/run.txt pyproject.toml -o requirements/dev.txt
+
+include bench/peers/install.mk bench/bench.mk
 
 clean: ## Remove the environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

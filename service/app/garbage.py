@@ -17,6 +17,7 @@ _ROUNDS = 3600
 """Intervals between two collections that look at everything."""
 _YOUNG = 10_000
 """Objects made before the youngest are looked at; Python's 700 are soon made here."""
+_FEW = 2_000
 _NEVER = 1_000_000
 
 
@@ -32,5 +33,7 @@ async def tend_garbage() -> None:
     while True:
         for _ in range(_ROUNDS):
             await asyncio.sleep(_INTERVAL)
-            set_aside()
+            young, middle, _ = gc.get_count()
+            if middle or young > _FEW:
+                set_aside()
         gc.unfreeze()

@@ -120,7 +120,7 @@ class LinkKeeper:
     async def _watch(self, link: Link) -> None:
         loop = asyncio.get_running_loop()
         while not link.closed.done():
-            await asyncio.wait([link.closed], timeout=min(0.5, self._timeout / 4))
+            await asyncio.wait([link.closed], timeout=min(1.0, self._timeout / 4))
             since = link.waiting_since()
             if since is not None and loop.time() - since > self._timeout:
                 self.drop("no answer in time")

@@ -11,6 +11,9 @@ uvicorn parses requests and runs the ASGI application. Two kinds of request do n
   body comes slowly, takes the ordinary way through ASGI, where the same endpoint is.
 
 The guard limits the time and the bytes that a request's head may take, which uvicorn does not.
+
+What ends a connection (no HTTP, a head too large or too slow) is said after the answers to the
+requests before it: a client would take it for one of theirs.
 """
 
 from __future__ import annotations
@@ -107,6 +110,7 @@ _PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
 _TOO_LARGE = ProblemError(431, f"The head of a request may have at most {HEAD_BYTES} bytes.")
 _WENT_WRONG = ProblemError(500, "Something went wrong here; it is logged.")
 _NOT_HTTP = ProblemError(400, "This is no HTTP request that can be understood.")
+_TOO_EARLY = ProblemError(400, "A WebSocket is opened when the requests before it are answered.")
 
 
 class _DirectCycle:
@@ -156,7 +160,10 @@ class HeraldHttp(HttpToolsProtocol):
         self._head_bytes = 0  # of a head that has not come in whole
         self._head_tail = b""
         self._in_head = True
+        self._in_body = False  # neither: between two requests
+        self._one_head = True  # all that was read at once so far is of one head
         self._idle_since = math.inf
+        self._last_words: bytes | None = None  # to be said before closing
         self._direct: PostEndpoint | None = None  # for the request whose body is being read
         self._direct_body = b""
 
@@ -176,43 +183,77 @@ class HeraldHttp(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        self._idle_since = math.inf
-        if self._in_head and self._is_too_large(data):
+        if self._last_words is not None:
+            return
+        self._one_head = not self._in_body
+        if self._one_head and self._is_too_large(data):
             self._give_up(_TOO_LARGE)
             return
-        began_in_head = self._in_head
         try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            if self._should_upgrade():
-                self._open_websocket(data[upgrade.args[0] :])
+            self._feed(data)
         except httptools.HttpParserError:
             self._give_up(_NOT_HTTP)
             return
         if self._direct is not None:
             self._go_the_ordinary_way()
         if self._in_head:
-            if began_in_head:
+            # Where the head began is not known, unless all that was read is of it.
+            if self._one_head:
                 self._head_bytes += len(data)
-                self._head_tail = data[-len(_HEAD_END) + 1 :]
+            self._head_tail = (self._head_tail + data)[-len(_HEAD_END) + 1 :]
             if self._head_timer is None:
                 self._head_timer = self.loop.call_later(HEAD_SECONDS, self._head_too_slow)
+
+    def _feed(self, data: bytes) -> None:
+        while data:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                rest = data[upgrade.args[0] :]
+                if self._should_upgrade():
+                    self._open_websocket(rest)
+                    return
+                data = self._without_upgrade() + rest
+
+    def _without_upgrade(self) -> bytes:
+        """The head that was read, without its Upgrade, which may be ignored (RFC 9110, 7.8).
+
+        The parser would take a body for another protocol's, and so lose that of Java's and curl's
+        clients, which ask for h2c as they send it.
+
+        Raises:
+            HttpParserError: for CONNECT, which is for proxies.
+        """
+        method = self.parser.get_method()
+        if method == b"CONNECT":
+            raise httptools.HttpParserError("CONNECT")
+        version = self.parser.get_http_version().encode()
+        lines = [b"%b: %b\r\n" % pair for pair in self.headers if pair[0] != b"upgrade"]
+        return b"%b %b HTTP/%b\r\n%b\r\n" % (method, self.url, version, b"".join(lines))
 
     # The parser's side
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._in_head = True
+        self._idle_since = math.inf
 
     def on_headers_complete(self) -> None:
         self._head_done()
+        self._idle_since = math.inf
+        if self.parser.should_upgrade():
+            return  # `_feed` hears of it
+        if self.transport.is_closing():
+            raise httptools.HttpParserError("a request after the last")
+        self._in_body = True
         endpoint = self._doors.posts.get(self.url)
         if (
             endpoint is not None
-            and (self.cycle is None or self.cycle.response_complete)
+            and not self._is_answering()
             and not self.expect_100_continue
+            and not self.flow.write_paused  # a client that does not read is waited for by ASGI
             and self.parser.get_method() == b"POST"
-            and not self.parser.should_upgrade()
         ):
             self._direct = endpoint
             self._direct_body = b""
@@ -228,6 +269,9 @@ class HeraldHttp(HttpToolsProtocol):
             self._direct_body = body
 
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
+        self._in_body = False
         endpoint = self._direct
         if endpoint is None:
             super().on_message_complete()
@@ -257,11 +301,14 @@ class HeraldHttp(HttpToolsProtocol):
         return True
 
     def _open_websocket(self, early: bytes) -> None:
+        if self._is_answering():
+            self._give_up(_TOO_EARLY)
+            return
+        url = httptools.parse_url(self.url)
+        path = unquote((url.path or b"/").decode("ascii"))
         self._stop_timers()
         self.connections.discard(self)
         headers = self.server_state.default_headers
-        url = httptools.parse_url(self.url)
-        path = unquote(url.path.decode("ascii"))
         try:
             opening = read_opening(
                 self.parser.get_method(),
@@ -289,6 +336,10 @@ class HeraldHttp(HttpToolsProtocol):
         if self.pipeline:
             cycle, app = self.pipeline.pop()
             self._start_asgi_task(cycle, app)
+            return
+        if self._last_words is not None:
+            self.transport.write(self._last_words)
+            self.transport.close()
             return
         self._idle_since = self.loop.time()
         if self.timeout_keep_alive_task is None:
@@ -318,7 +369,7 @@ class HeraldHttp(HttpToolsProtocol):
         return self._head_bytes + (len(data) if end < 0 else end) > HEAD_BYTES
 
     def _head_done(self) -> None:
-        self._in_head = False
+        self._in_head = self._one_head = False
         self._head_bytes = 0
         self._head_tail = b""
         if self._head_timer is not None:
@@ -328,7 +379,7 @@ class HeraldHttp(HttpToolsProtocol):
     def _head_too_slow(self) -> None:
         self._head_timer = None
         if not self.transport.is_closing():
-            self.transport.close()
+            self._end(b"")
 
     def _stop_timers(self) -> None:
         self._head_done()
@@ -336,8 +387,26 @@ class HeraldHttp(HttpToolsProtocol):
             self.timeout_keep_alive_task.cancel()
             self.timeout_keep_alive_task = None
 
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
     def _give_up(self, problem: ProblemError) -> None:
-        self._stop_timers()
         headers = self.server_state.default_headers
-        self.transport.write(_response(problem.answer(), headers, keep_alive=False))
-        self.transport.close()
+        self._end(_response(problem.answer(), headers, keep_alive=False))
+
+    def _end(self, last_words: bytes) -> None:
+        """Say this and close, after the answers to the requests that came in whole."""
+        self._stop_timers()
+        if self.transport.is_closing():
+            return
+        answering = self._is_answering()
+        if answering and self._in_body:
+            # The last request is the one that broke off: it is not answered if it has not begun.
+            answering = bool(self.pipeline)
+            if answering:
+                self.pipeline.popleft()
+        if answering:
+            self._last_words = last_words
+        else:
+            self.transport.write(last_words)
+            self.transport.close()

@@ -130,19 +130,20 @@ class Clients:
                 self._joining.abandon(start)
             return
         self.stats.connected()
-        connection.send(
-            messages.welcome(
-                connection.name,
-                principal.user,
-                self.policy.heartbeat_interval,
-                principal.expires,
-                {start.live.name: messages.Joined(start.at, start.recovered) for start in starts},
+        with connection.gathering():
+            connection.send(
+                messages.welcome(
+                    connection.name,
+                    principal.user,
+                    self.policy.heartbeat_interval,
+                    principal.expires,
+                    {s.live.name: messages.Joined(s.at, s.recovered) for s in starts},
+                )
             )
-        )
-        for refusal in plan.refusals:
-            connection.send(refusal)
-        for start in starts:
-            self._joining.follow(connection, start)
+            for refusal in plan.refusals:
+                connection.send(refusal)
+            for start in starts:
+                self._joining.follow(connection, start)
 
     async def _begin_all(self, joins: dict[str, Position | None]) -> list[Start]:
         """Begin to join all channels, or none.
@@ -184,7 +185,7 @@ class Clients:
         try:
             (start,) = await self._begin_all({channel: since})
         except (EngineUnavailable, EngineError):
-            connection.session.channels.discard(channel)
+            connection.session.left([channel])
             connection.answer(
                 messages.error("unavailable", "The engine is away; try again later.", channel)
             )

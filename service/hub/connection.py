@@ -14,7 +14,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from enum import Enum
 from typing import Any, Protocol
 
@@ -116,6 +117,7 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_busy",
         "_deaf",
+        "_gathered",
         "_host",
         "_peer_code",
         "_pinged_at",
@@ -163,6 +165,7 @@ class Connection(asyncio.Protocol):
         self._peer_code = 1006
         self._busy = False
         self._deaf = False  # what arrives cannot be understood any more
+        self._gathered: list[bytes] | None = None
         self._reader: MessageReader | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._tasks: set[asyncio.Task[None]] | None = None
@@ -339,7 +342,7 @@ class Connection(asyncio.Protocol):
     # Writing
 
     def send(self, payload: bytes) -> None:
-        """Send one message of ours. All writes of one turn of the loop leave in one call."""
+        """Send one message of ours."""
         self.write(text_frame(payload))
 
     def write(self, data: bytes) -> None:
@@ -348,7 +351,21 @@ class Connection(asyncio.Protocol):
             self._host.stats.delivered_bytes += len(data)
             self._put(data)
 
+    @contextmanager
+    def gathering(self) -> Iterator[None]:
+        """What is written until the end leaves in one write. No `await` may be between."""
+        self._gathered = []
+        try:
+            yield
+        finally:
+            gathered, self._gathered = self._gathered, None
+            if gathered and not self.closing:
+                self._put(b"".join(gathered))
+
     def _put(self, data: bytes) -> None:
+        if self._gathered is not None:
+            self._gathered.append(data)
+            return
         self.transport.write(data)
         if self.fd >= 0 and self.transport.get_write_buffer_size():
             self.fd = BEHIND
@@ -507,7 +524,7 @@ class Connection(asyncio.Protocol):
         channels = self.session.channels
         for channel in channels.union(self.replays.tasks if self.replays is not None else ()):
             self._leave(channel)
-        channels.clear()
+        self.session.left(channels)
         self.replays = None
         for task in self._tasks or ():
             # A moment later: one that is cancelled before its first step never gets to its

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import weakref
 
@@ -33,12 +34,11 @@ async def test_connections_and_publishes_leave_no_cycles(herald: Herald, user: s
     await _connect_and_leave(herald, user, 20)
     for _ in range(20):
         herald.publish(f"user:{user}")
-    before, rounds = _collected(herald), herald.metrics()
+    before = _collected(herald)
     await _connect_and_leave(herald, user, CONNECTIONS)
     for _ in range(CONNECTIONS):
         herald.publish(f"user:{user}")
-    name = 'python_gc_collections_total{generation="2"}'
-    await eventually(lambda: herald.metrics()[name] > rounds[name] + 1, "two collections")
+    await asyncio.sleep(3)  # the collector looks every second, where there is anything
     # One object a connection would be seen; the scrapes themselves make a few.
     assert _collected(herald) - before < CONNECTIONS
 
