@@ -1,4 +1,4 @@
-"""As `bench.floors.adopted`, with uvicorn's own WebSocket handshake through ASGI instead of Herald's:
+"""As `bench.floors.adopted`, with uvicorn's own handshake through ASGI instead of Herald's:
 `python -m bench.floors.uvicorn_adopted PORT`.
 """
 

@@ -244,8 +244,6 @@ class HeraldHttp(HttpToolsProtocol):
         self._idle_since = math.inf
         if self.parser.should_upgrade():
             return  # `_feed` hears of it
-        if self.transport.is_closing():
-            raise httptools.HttpParserError("a request after the last")
         self._in_body = True
         endpoint = self._doors.posts.get(self.url)
         if (
@@ -301,6 +299,8 @@ class HeraldHttp(HttpToolsProtocol):
         return True
 
     def _open_websocket(self, early: bytes) -> None:
+        if self.transport.is_closing():
+            return  # the request before it was the last one
         if self._is_answering():
             self._give_up(_TOO_EARLY)
             return
@@ -397,8 +397,6 @@ class HeraldHttp(HttpToolsProtocol):
     def _end(self, last_words: bytes) -> None:
         """Say this and close, after the answers to the requests that came in whole."""
         self._stop_timers()
-        if self.transport.is_closing():
-            return
         answering = self._is_answering()
         if answering and self._in_body:
             # The last request is the one that broke off: it is not answered if it has not begun.

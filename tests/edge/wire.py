@@ -43,9 +43,14 @@ def open_socket(port: int) -> socket.socket:
     return socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
 
 
-def read_head(sock: socket.socket) -> tuple[int, dict[str, str], bytes]:
-    """Status, headers (names in lower case) and what came of the body with them."""
-    data = b""
+Head = tuple[int, dict[str, str], bytes]
+
+
+def read_head(sock: socket.socket, data: bytes = b"") -> Head:
+    """Status, headers (names in lower case) and what came of the body with them.
+
+    `data`: what has been read of it already.
+    """
     while b"\r\n\r\n" not in data:
         chunk = sock.recv(65536)
         assert chunk, f"closed after {data[:200]!r}"
@@ -56,9 +61,9 @@ def read_head(sock: socket.socket) -> tuple[int, dict[str, str], bytes]:
     return int(first.split(" ")[1]), headers, rest
 
 
-def read_answer(sock: socket.socket) -> tuple[int, dict[str, str], bytes]:
-    """A whole answer; its body has a length."""
-    status, headers, body = read_head(sock)
+def read_answer(sock: socket.socket, data: bytes = b"", head: Head | None = None) -> Head:
+    """A whole answer; its body has a length. `data` or `head`: what has been read of it already."""
+    status, headers, body = read_head(sock, data) if head is None else head
     while len(body) < int(headers.get("content-length", "0")):
         chunk = sock.recv(65536)
         assert chunk, "closed in the middle of a body"
