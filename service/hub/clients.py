@@ -30,6 +30,9 @@ _RECONNECT_SPREAD_MS = 1000
 _ONE_BY_ONE = 2
 """Channels that are joined without a task for each: everyone's `user:<id>` and `all`."""
 
+_BEATS_PER_TURN = 32
+"""Pings that go out before events have their turn again: who came in one storm is due at once."""
+
 
 class Newcomer(NamedTuple):
     """What the handshake found out about a client.
@@ -211,12 +214,22 @@ class Clients:
         while True:
             await asyncio.sleep(self._tick)
             now = self.loop.time()
-            for connection in self.wheel.advance(now):
-                try:
-                    connection.wake(now)
-                except Exception:
-                    logger.exception("a timer failed", extra={"id": connection.name})
-                    connection.transport.abort()
+            due = self.wheel.advance(now)
+            for first in range(0, len(due), _BEATS_PER_TURN):
+                if first:
+                    await asyncio.sleep(0)
+                    now = self.loop.time()
+                for connection in due[first : first + _BEATS_PER_TURN]:
+                    # While others had their turn it may have gone, or have been given a new timer.
+                    if connection.slot < 0 and connection in self.connections:
+                        self._wake(connection, now)
+
+    def _wake(self, connection: Connection, now: float) -> None:
+        try:
+            connection.wake(now)
+        except Exception:
+            logger.exception("a timer failed", extra={"id": connection.name})
+            connection.transport.abort()
 
     async def drain(self, seconds: float) -> None:
         """Tell everyone to reconnect and close them in jittered batches, within `seconds`.
