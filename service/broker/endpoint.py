@@ -12,7 +12,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from redis.asyncio.connection import SSLConnection, parse_url
@@ -125,11 +125,25 @@ def _tls_context(options: dict[str, Any]) -> ssl.SSLContext:
     return context
 
 
+class _Parts(NamedTuple):
+    """Of a URL with several hosts, which `urlsplit` refuses in some versions of Python."""
+
+    netloc: str
+    path: str
+    query: str
+
+
+def _split(url: str) -> _Parts:
+    rest, _, query = url.partition("://")[2].partition("?")
+    netloc, _, path = rest.partition("/")
+    hosts = netloc.rpartition("@")[2]
+    if "#" in url or not netloc.isascii() or hosts.count("[") != hosts.count("]"):
+        raise InvalidInput(_UNREADABLE)
+    return _Parts(netloc, path, query)
+
+
 def _sentinel(url: str) -> Locate:
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        raise InvalidInput(_UNREADABLE) from None
+    parts = _split(url)
     credentials, _, hosts = parts.netloc.rpartition("@")
     username, _, password = credentials.partition(":")
     service, _, database = parts.path.strip("/").partition("/")
@@ -174,14 +188,11 @@ def _sentinel(url: str) -> Locate:
 
 
 def _cluster(url: str) -> Seeds:
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        raise InvalidInput(_UNREADABLE) from None
+    parts = _split(url)
     credentials, _, hosts = parts.netloc.rpartition("@")
     username, _, password = credentials.partition(":")
     addresses = _addresses(hosts, "nodes")
-    if parts.path.strip("/") or parts.query or parts.fragment:
+    if parts.path.strip("/") or parts.query:
         raise InvalidInput("nothing follows the nodes: a Cluster has no databases")
     return Seeds(addresses, unquote(username) or None, unquote(password) or None)
 
