@@ -136,8 +136,8 @@ class _Parts(NamedTuple):
 def _split(url: str) -> _Parts:
     rest, _, query = url.partition("://")[2].partition("?")
     netloc, _, path = rest.partition("/")
-    hosts = netloc.rpartition("@")[2]
-    if "#" in url or not netloc.isascii() or hosts.count("[") != hosts.count("]"):
+    credentials, _, hosts = netloc.rpartition("@")
+    if "#" in url or not credentials.isascii() or hosts.count("[") != hosts.count("]"):
         raise InvalidInput(_UNREADABLE)
     return _Parts(netloc, path, query)
 
