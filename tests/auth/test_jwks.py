@@ -14,6 +14,7 @@ import pytest
 from service.auth.jwks import Jwks
 from service.auth.tokens import JwtUserVerifier, TokenPolicy, TokenVerifier
 from service.core.errors import InvalidInput, KeysUnavailable, Unauthorized
+from tests.auth.conftest import Clock
 from tests.auth.forge import (
     EC_KEY,
     ED_KEY,
@@ -37,21 +38,6 @@ LIFETIME = 300.0
 def issuer() -> Iterator[Issuer]:
     with running_issuer() as issuer:
         yield issuer
-
-
-class Clock:
-    """Time that passes when a test says so."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 def source(issuer: Issuer, clock: Clock, *algorithms: str) -> Jwks:

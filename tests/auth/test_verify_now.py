@@ -18,6 +18,7 @@ from service.auth.keys import FixedKey, public_key, secret_key
 from service.auth.publishers import Publishers, key_digests
 from service.auth.tokens import MAX_TOKEN_BYTES, JwtUserVerifier, TokenPolicy, TokenVerifier
 from service.core.errors import Forbidden, Unauthorized
+from tests.auth.conftest import Clock
 from tests.auth.forge import EC_KEY, RSA_KEY, SECRET, claims, forge, jwk, pem, sign
 from tests.auth.issuer import Issuer, running_issuer, send
 from tests.edge.wire import open_socket, read_answer, read_head
@@ -25,21 +26,6 @@ from tests.harness.process import KEY, PATIENCE, Herald, eventually, open_plain
 
 LIFETIME = 300.0
 MIN_INTERVAL = 10.0
-
-
-class Clock:
-    """Time that passes when a test says so."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture
