@@ -50,20 +50,42 @@ class SendFloor(_Floor):
     name = "floor"
     label = "*floor: one send per message, C*"
 
-    def __init__(self, binary: Path, ping_seconds: float = 0.0) -> None:
+    def __init__(
+        self, binary: Path, ping_seconds: float = 0.0, *, through_engine: bool = False
+    ) -> None:
         self._binary = binary
         self._ping_seconds = ping_seconds
+        self._through_engine = through_engine
 
     def start(self, workplace: Workplace) -> Running:
         port, publish_port = free_port(), free_port()
-        process = workplace.spawn(
-            [str(self._binary), str(port), str(publish_port), str(self._ping_seconds)]
-        )
+        engine_port = workplace.engine_port if self._through_engine else 0
+        numbers = (port, publish_port, self._ping_seconds, engine_port)
+        process = workplace.spawn([str(self._binary), *map(str, numbers)])
         wait_for_port(publish_port, process)
         return Running([process.pid], port, publish_port)
 
     def post_to_all(self, events: int = 1) -> Post | None:
         return Post(("POST / HTTP/1.1",), "\n".join([_MESSAGE] * events))
+
+
+class RelayFloor(SendFloor):
+    """A POST's message sent on to the one user it names, in C: what the machine itself delays."""
+
+    name = "relay floor"
+    label = "*floor: relay to one user, C*"
+
+    def __init__(self, binary: Path, *, through_engine: bool = False) -> None:
+        super().__init__(binary, through_engine=through_engine)
+        if through_engine:
+            self.name = "engine relay floor"
+            self.label = "*floor: relay through the engine's PUBLISH, C*"
+
+    def dialect(self) -> Dialect:
+        return Dialect(("GET /{user} HTTP/1.1",))
+
+    def post_to_user(self) -> Post:
+        return Post(("POST /{user} HTTP/1.1",), _MESSAGE)
 
 
 class PingFloor(SendFloor):
