@@ -216,9 +216,11 @@ def table(results: Results) -> str:
     """All bars as Markdown."""
     rows = [bar.row() for bar in bars(results)]
     lines = ["| what | bar | measured | |", "|---|---|---|---|", *rows]
-    if noisy := [name for name, result in results.items() if disturbed(result)]:
+    noisy = {name: who for name, result in results.items() if (who := disturbed(result))}
+    if noisy:
+        which = "; ".join(f"{name}: {', '.join(who)}" for name, who in noisy.items())
         warning = "something else ran on the machine meanwhile; measure again"
-        lines = [f"**Ratios of {', '.join(noisy)} do not count: {warning}.**", "", *lines]
+        lines = [f"**Ratios with these do not count ({which}): {warning}.**", "", *lines]
     return "\n".join(lines)
 
 

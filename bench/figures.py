@@ -108,9 +108,10 @@ def _wrong(found: Mapping[str, Any]) -> Iterator[str]:
         yield ", ".join(parts)
 
 
-def disturbed(result: Result) -> bool:
-    """Whether something else ran on the machine during any measurement."""
-    return any("disturbed" in fault for fault in faults(result))
+def disturbed(result: Result) -> list[str]:
+    """The systems during whose measurements something else ran on the machine."""
+    who = (fault.partition(",")[0] for fault in faults(result) if "disturbed" in fault)
+    return list(dict.fromkeys(who))
 
 
 def shares(result: Result, key: str) -> list[float]:
