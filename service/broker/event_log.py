@@ -359,7 +359,8 @@ async def load_scripts(link: Link) -> None:
         EngineError, EngineUnavailable, TimeoutError
     """
     loads = [
-        link.call("SCRIPT", "LOAD", script.source) for script in (scripts.PUBLISH, scripts.READ)
+        link.call("SCRIPT", "LOAD", script.source)
+        for script in (scripts.PUBLISH, scripts.READ, scripts.PROBE)
     ]
     async with asyncio.timeout(_LOAD_SECONDS):
         await asyncio.gather(*loads)

@@ -41,3 +41,8 @@ def channel_of(live: bytes) -> str:
 def probe_channel(node: str) -> str:
     """The channel on which a node hears itself; no event's channel has this form."""
     return f"probe:{node}"
+
+
+def probe_key(name: str) -> bytes:
+    """What a node writes to see that it can, in the slot of its probe's live channel."""
+    return b"herald:probe:{%b}" % name.encode()

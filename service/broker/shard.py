@@ -6,11 +6,12 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from service.broker import keys, scripts
 from service.broker.endpoint import Locate
-from service.broker.event_log import load_scripts
+from service.broker.event_log import is_unknown_script, load_scripts
 from service.broker.keeper import LinkKeeper
-from service.broker.link import is_primary
-from service.broker.subscriber import Strays, Subscriber
+from service.broker.link import Link, is_primary
+from service.broker.subscriber import ELSEWHERE, Strays, Subscriber
 from service.broker.topology import Address
 from service.core.errors import EngineError, EngineUnavailable
 
@@ -101,11 +102,13 @@ class Shard:
             return absence
         age = self.probe_age()
         if age is None:
-            reason = f": {self._probe_trouble}" if self._probe_trouble else ""
-            return f"no probe came back through the subscription{self._of} yet{reason}"
-        if age > _PROBE_STALE:
-            return f"no probe came back through the subscription{self._of} for {age:.1f} s"
-        return None
+            since = "yet"
+        elif age > _PROBE_STALE:
+            since = f"for {age:.1f} s"
+        else:
+            return None
+        reason = f": {self._probe_trouble}" if self._probe_trouble else ""
+        return f"no probe came back through the subscription{self._of} {since}{reason}"
 
     async def _probe(self) -> None:
         """Probe for ever, whatever happens."""
@@ -126,10 +129,11 @@ class Shard:
                 connected_since = connected_since or self._loop.time()
                 try:
                     async with asyncio.timeout(_PROBE_INTERVAL):
-                        await link.call("SPUBLISH", subscriber.probe, _PROBE)
+                        await self._publish_probe(link)
                     self._probe_trouble = None
                 except (EngineError, EngineUnavailable, TimeoutError) as error:
                     self._probe_trouble = str(error) or "no answer in time"
+                    connected_since = self._loop.time()  # what was not published, nobody can hear
                 deaf_since = max(connected_since, subscriber.probed_at or 0.0)
                 if self._loop.time() - deaf_since > 2 * _PROBE_STALE:
                     subscriber.keeper.drop("deaf: probes do not come back")
@@ -142,6 +146,23 @@ class Shard:
                 await asyncio.sleep(_FIRST_PROBES)
             else:
                 await subscriber.prepared(_PROBE_INTERVAL)
+
+    async def _publish_probe(self, link: Link) -> None:
+        """Write and publish, as an event does: an engine may refuse the one and do the other."""
+        subscriber = self.subscriptions
+        key = keys.probe_key(subscriber.probe_name)
+        script = (b"EVALSHA", scripts.PROBE.sha, b"1", key, subscriber.probe, _PROBE)
+        try:
+            await link.call(*script)
+        except EngineError as error:
+            if is_unknown_script(error):
+                await load_scripts(link)
+                await link.call(*script)
+            elif str(error).startswith(ELSEWHERE):
+                # The probe's slot is on its way to another shard: what it pushes is still heard.
+                await link.call("SPUBLISH", subscriber.probe, _PROBE)
+            else:
+                raise
 
     async def _leave_replicas(self) -> None:
         """Give up links to a server that was a primary when they were opened and is none now."""

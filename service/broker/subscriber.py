@@ -20,7 +20,7 @@ logger = logging.getLogger("herald.engine")
 
 _BATCH = 512
 """Channels that are subscribed again before their confirmations are waited for."""
-_ELSEWHERE = ("MOVED ", "ASK ", "TRYAGAIN ", "CLUSTERDOWN ")
+ELSEWHERE = ("MOVED ", "ASK ", "TRYAGAIN ", "CLUSTERDOWN ")
 """How a Cluster's node refuses a channel whose slot it does not have now."""
 
 
@@ -237,7 +237,7 @@ class Subscriber:
                 self._strays(self, channel)
 
     def _on_refused(self, live: tuple[bytes, ...], reason: str) -> bool:
-        if not reason.startswith(_ELSEWHERE):
+        if not reason.startswith(ELSEWHERE):
             return False
         assert self._strays is not None
         for name in live:

@@ -5,6 +5,7 @@ The hot paths add to attributes; nothing takes a lock. docs/operations.md lists 
 
 from __future__ import annotations
 
+import asyncio
 import platform
 from bisect import bisect_left
 from collections import Counter
@@ -164,6 +165,7 @@ class Metrics:
             number = gauge.read()
             if number is not None:
                 yield GaugeMetricFamily(gauge.name, gauge.text, value=number)
+        yield GaugeMetricFamily("herald_tasks", "asyncio tasks.", value=len(asyncio.all_tasks()))
         yield InfoMetricFamily(
             "herald_build",
             "Versions.",

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
-import ipaddress
 import shutil
-import ssl
 import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from service.broker.embedded import EmbeddedEngine
 from tests.broker.relay import relaying
 from tests.broker.support import open_broker, publish, running_broker
+from tests.harness.certificates import Authority, server_context
 from tests.harness.process import eventually, free_port
 
 
@@ -30,44 +24,11 @@ class _Files(NamedTuple):
     key: Path
 
 
-def _certificate(
-    name: str, key: ec.EllipticCurvePrivateKey, issuer: str, signer: ec.EllipticCurvePrivateKey
-) -> bytes:
-    now = datetime.datetime.now(datetime.UTC)
-    is_ca = name == issuer
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
-        .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer)]))
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.BasicConstraints(ca=is_ca, path_length=None), critical=True)
-    )
-    if not is_ca:
-        address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
-        builder = builder.add_extension(x509.SubjectAlternativeName([address]), critical=False)
-    signed = builder.sign(signer, hashes.SHA256())
-    return signed.public_bytes(serialization.Encoding.PEM)
-
-
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> _Files:
     """A CA of this test's own, and a server certificate for 127.0.0.1 that it signed."""
-    directory = tmp_path_factory.mktemp("tls")
-    files = _Files(*(directory / name for name in ("ca.pem", "server.pem", "server.key")))
-    ca_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
-    files.ca.write_bytes(_certificate("test CA", ca_key, "test CA", ca_key))
-    files.certificate.write_bytes(_certificate("engine", key, "test CA", ca_key))
-    files.key.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-    return files
+    authority = Authority(tmp_path_factory.mktemp("tls"))
+    return _Files(authority.ca, *authority.certify("engine"))
 
 
 @contextlib.asynccontextmanager
@@ -109,9 +70,7 @@ async def tls_port(
         async with _redis_server(files, tmp_path) as port:
             yield port
         return
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(files.certificate, files.key)
-    async with relaying(engine, context) as relay:
+    async with relaying(engine, server_context(files.certificate, files.key)) as relay:
         yield relay.port
 
 

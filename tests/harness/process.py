@@ -48,9 +48,20 @@ def mint(user: str = "alice", *, ttl: float = 3600.0, secret: str = SECRET, **cl
 
 
 class Herald:
-    """One running `herald serve`. Its output is kept in `log_file`."""
+    """One running `herald serve`. Its output is kept in `log_file`.
 
-    def __init__(self, engine_url: str, directory: Path, **settings: str | None) -> None:
+    `module` is started with `python -m`.
+    """
+
+    def __init__(
+        self,
+        engine_url: str,
+        directory: Path,
+        *,
+        module: str = "service",
+        **settings: str | None,
+    ) -> None:
+        self._module = module
         self.port = free_port()
         self.log_file = directory / f"herald-{self.port}.log"
         given: dict[str, str | None] = {
@@ -72,7 +83,7 @@ class Herald:
     def _start(self) -> subprocess.Popen[bytes]:
         with self.log_file.open("ab") as output:
             return subprocess.Popen(
-                [sys.executable, "-m", "service", "serve"],
+                [sys.executable, "-m", self._module, "serve"],
                 env=clean_environment(**self.settings),
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -14,11 +14,12 @@ class Script(NamedTuple):
     sha: bytes
 
 
-def _load(name: str) -> Script:
+def _load(*names: str) -> Script:
     package = resources.files(__name__)
-    source = b"".join(package.joinpath(part).read_bytes() for part in ("epoch.lua", name))
+    source = b"".join(package.joinpath(name).read_bytes() for name in names)
     return Script(source, hashlib.sha1(source, usedforsecurity=False).hexdigest().encode())
 
 
-PUBLISH = _load("publish.lua")
-READ = _load("read.lua")
+PUBLISH = _load("epoch.lua", "publish.lua")
+READ = _load("epoch.lua", "read.lua")
+PROBE = _load("probe.lua")

@@ -1,0 +1,11 @@
+"""Faults against real processes, and books that are held against the guarantees.
+
+books.py      what publishers and subscribers write down
+checker.py    the guarantees, from the books alone; it knows nothing of Herald's inside
+wire.py       a WebSocket and an HTTP client of their own
+actors.py     publishers and subscribers that go on whatever breaks
+proxy.py      a TCP proxy that cuts, stalls, delays and dribbles
+engines.py    engines to break: single, with replicas and sentinels, Cluster
+world.py      everything running, and one scenario played from start to verdict
+gateways.py, engine_faults.py, network.py, clients.py   the scenarios
+"""

@@ -1,0 +1,399 @@
+"""Engine, gateways, networks, publishers and subscribers; and one scenario played with them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.chaos.actors import Publisher, Subscriber
+from tests.chaos.books import read_position
+from tests.chaos.checker import Verdict, check
+from tests.chaos.engines import Engine, Single
+from tests.chaos.proxy import Proxy
+from tests.chaos.readiness import ReadinessWatch
+from tests.harness.certificates import Authority, server_context
+from tests.harness.process import KEY, Herald, mint
+
+PATIENCE = 60.0
+"""Seconds for what must come true; generous, and returns at once when it does."""
+MARKER = "topic:marker"
+_SETTINGS = {
+    # Nothing is trimmed, so that every gap is the engine's loss.
+    "history_size": "100000",
+    "heartbeat_interval": "1",
+    "heartbeat_timeout": "1",
+    "engine_timeout": "2",
+    "position_check_interval": "1",
+    "drain_seconds": "2",
+    "log_level": "info",
+}
+_SILENCE = 4.0
+"""Seconds without a ping after which a subscriber takes its server for dead."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much of everything.
+
+    Attributes:
+        users, each: how many users, and connections of each.
+        publishers: and the mean pause of one between two events, in seconds.
+        fleet: connections of the rolling restart.
+        storm: connections that break off at once.
+        topics: of one connection, where there are many.
+        repeats: how often a fault is injected.
+        hold: seconds that a fault lasts, where it has no length of its own.
+    """
+
+    users: int = 4
+    each: int = 2
+    publishers: int = 3
+    pause: float = 0.02
+    fleet: int = 60
+    storm: int = 100
+    topics: int = 300
+    repeats: int = 1
+    hold: float = 1.0
+
+
+SHORT = Scale()
+LONG = Scale(20, 3, 4, 0.01, 5000, 10_000, 5000, 5, 5.0)
+
+
+Fault = Callable[["World"], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One kind of fault.
+
+    Attributes:
+        name, what: for tests and the report; `what` says what is done to what.
+        fault: injects it, and returns once it is lifted.
+        engine: what runs.
+        gaps: whether the engine may lose something, which is then told; otherwise no gap may come.
+        unready: the fault stops delivery, so that readiness must fail; the fault waits for it.
+        size: connections, where they are not the scale's users.
+        engine_proxy, client_proxy: networks that can be bad.
+        tls: the engine's proxy speaks TLS, with a certificate of `World.authority`.
+        module: what is started as the gateway.
+    """
+
+    name: str
+    what: str
+    fault: Fault
+    engine: Callable[[], Engine] = Single
+    nodes: int = 2
+    settings: Mapping[str, str] = field(default_factory=dict)
+    gaps: bool = False
+    unready: bool = False
+    size: Callable[[Scale], int] | None = None
+    engine_proxy: bool = False
+    client_proxy: bool = False
+    tls: bool = False
+    topics: Callable[[Scale], int] | None = None
+    module: str = "service"
+
+
+@dataclass
+class Outcome:
+    """What came of it.
+
+    Attributes:
+        recovery: seconds from the fault's end until every gateway was ready and every subscriber
+            had an event that was published after it.
+        unready_after: seconds until the last gateway said that it was not ready; None: it need not.
+        refused: publishers' tries that failed, each repeated until accepted.
+        closes: how the subscribers' connections ended.
+    """
+
+    scenario: str
+    seed: int
+    verdict: Verdict
+    subscribers: int
+    connections: int
+    recovery: float
+    unready_after: float | None
+    refused: Counter[str]
+    closes: Counter[str]
+    notes: list[str]
+
+    @property
+    def holds(self) -> bool:
+        return self.verdict.holds and not self.notes
+
+
+class World:
+    """What a fault may reach for."""
+
+    def __init__(self, scenario: Scenario, scale: Scale, seed: int, directory: Path) -> None:
+        self.scenario = scenario
+        self.scale = scale
+        self.chance = random.Random(seed)
+        self.directory = directory
+        self.engine: Engine
+        self.nodes: list[Herald] = []
+        self.engine_proxy: Proxy | None = None
+        self.client_proxies: list[Proxy] = []
+        self.authority: Authority
+        self.publishers: list[Publisher] = []
+        self.subscribers: list[Subscriber] = []
+        self.marker: Publisher
+        self.unready_after: float | None = None
+        self.readiness: ReadinessWatch
+        self.stop_publishing = asyncio.Event()
+        self.stop_listening = asyncio.Event()
+        self.topics = [f"t{n}" for n in range(scenario.topics(scale) if scenario.topics else 2)]
+        self._publishing: list[asyncio.Task[None]] = []
+        self._listening: list[asyncio.Task[None]] = []
+        self._watching: asyncio.Task[None] | None = None
+        self.claims: Callable[[], Mapping[str, Any]] = dict
+        """What the subscribers' next tokens say beside the usual."""
+        self.avoided: set[int] = set()
+        """Ports of gateways that publishers keep away from, as a load balancer would."""
+
+    # What faults use
+
+    @property
+    def single(self) -> Single:
+        assert isinstance(self.engine, Single)
+        return self.engine
+
+    async def hold(self, part: float = 1.0) -> None:
+        """Let the fault last."""
+        await asyncio.sleep(self.scale.hold * part)
+
+    async def all_unready(self) -> None:
+        """Until no gateway says that it is ready; how long it took goes into the report."""
+        took = await self.readiness.none_ready(PATIENCE)
+        self.unready_after = max(took, self.unready_after or 0.0)
+
+    async def all_ready(self) -> None:
+        await self.readiness.all_ready(PATIENCE)
+
+    async def go_on(self, events: int = 20) -> None:
+        """Until the publishers have had so many more accepted."""
+        enough = self._accepted() + events
+        await until(lambda: self._accepted() >= enough, "publishing goes on")
+
+    async def connected(self, who: Sequence[Subscriber] | None = None) -> None:
+        """Until all have had their welcome."""
+        waiting = self.subscribers if who is None else who
+        await until(lambda: all(s.welcomed.is_set() for s in waiting), "all are connected")
+
+    def subscribe(self, user: str, positions: Mapping[str, str] | None = None) -> Subscriber:
+        """One more subscriber, on its way, from these positions on."""
+        number = len(self.subscribers)
+
+        def token() -> str:
+            # Thousands of names do not fit in a token; a pattern permits them.
+            return mint(user, topics=["marker", "t*"], **self.claims())
+
+        subscriber = Subscriber(
+            f"{user}/{number}",
+            self._client_ports,
+            token,
+            self.topics,
+            _SILENCE,
+            random.Random(self.chance.random()),
+        )
+        subscriber.begin_at(positions or {})
+        self.subscribers.append(subscriber)
+        self._listening.append(asyncio.create_task(subscriber.run(self.stop_listening)))
+        return subscriber
+
+    # Playing
+
+    def _client_ports(self) -> list[int]:
+        if self.client_proxies:
+            return [proxy.port for proxy in self.client_proxies]
+        return [node.port for node in self.nodes]
+
+    def _publish_ports(self) -> list[int]:
+        return [node.port for node in self.nodes if node.port not in self.avoided]
+
+    def _all_ports(self) -> list[int]:
+        return [node.port for node in self.nodes]
+
+    def _accepted(self) -> int:
+        return sum(len(e) for p in self.publishers for e in p.book.accepted.values())
+
+    async def begin(self) -> None:
+        scale, scenario = self.scale, self.scenario
+        count = scenario.size(scale) if scenario.size else scale.users * scale.each
+        users = [f"u{n}" for n in range(max(1, count // scale.each))]
+        channels = [f"user:{user}" for user in users]
+        channels += ["all", *(f"topic:{topic}" for topic in self.topics)]
+        self.chance.shuffle(channels)
+        for number in range(count):
+            self.subscribe(users[number % len(users)])
+            if number % 200 == 199:
+                await self.connected()
+        await self.connected()
+        for number in range(scale.publishers):
+            own = channels[number :: scale.publishers]
+            publisher = self._publisher(own)
+            self.publishers.append(publisher)
+            self._publishing.append(asyncio.create_task(publisher.run(self.stop_publishing)))
+        self.marker = self._publisher([MARKER])
+        self.readiness = ReadinessWatch(self._all_ports)
+        self._watching = asyncio.create_task(self.readiness.run())
+        await self.go_on()
+        await self.all_ready()
+
+    def _publisher(self, channels: Sequence[str]) -> Publisher:
+        return Publisher(
+            self._publish_ports,
+            KEY,
+            channels,
+            self.scale.pause,
+            random.Random(self.chance.random()),
+        )
+
+    async def recovered(self) -> float:
+        """Seconds until everything works: ready, connected, and a new event with everybody."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        await self.all_ready()
+        await self.marker.publish_one(MARKER)
+        position = self.marker.book.accepted[MARKER][-1].position
+        await until(
+            lambda: all(
+                read_position(s.positions.get(MARKER, "0-0")) >= position for s in self.subscribers
+            ),
+            "the marker is with everybody",
+        )
+        return loop.time() - began
+
+    async def level(self) -> None:
+        """Until everybody has the last event of every channel, or patience ends: see the books."""
+        last = {
+            channel: events[-1].position
+            for publisher in [*self.publishers, self.marker]
+            for channel, events in publisher.book.accepted.items()
+        }
+        with contextlib.suppress(AssertionError):
+            await until(
+                lambda: all(
+                    read_position(s.positions[channel]) >= position
+                    for s in self.subscribers
+                    for channel, position in last.items()
+                    if channel in s.positions
+                ),
+                "",
+            )
+
+    async def publishing_ends(self) -> None:
+        """Stop, and give the last event of each publisher the time to be accepted."""
+        self.stop_publishing.set()
+        await asyncio.gather(*self._publishing)
+
+    async def end(self) -> None:
+        """Everybody goes home."""
+        self.stop_publishing.set()
+        self.stop_listening.set()
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
+        await asyncio.gather(*self._publishing, *self._listening)
+
+
+async def until(condition: Callable[[], bool], what: str, patience: float = PATIENCE) -> None:
+    """Wait until it holds.
+
+    Raises:
+        AssertionError: it never did.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + patience
+    pause = 0.02
+    while not condition():
+        assert loop.time() < deadline, f"{what} did not come true"
+        await asyncio.sleep(pause)
+
+
+@contextlib.asynccontextmanager
+async def running_world(
+    scenario: Scenario, scale: Scale, seed: int, directory: Path
+) -> AsyncIterator[World]:
+    """Start everything; everything is gone in the end."""
+    world = World(scenario, scale, seed, directory)
+    world.engine = await asyncio.to_thread(scenario.engine)
+    try:
+        url = world.engine.url
+        if scenario.engine_proxy:
+            address = ("127.0.0.1", world.single.server.port)
+            world.engine_proxy = Proxy(lambda: address)
+            url = f"redis://127.0.0.1:{world.engine_proxy.port}"
+            if scenario.tls:
+                world.authority = Authority(directory)
+                world.engine_proxy.tls = server_context(*world.authority.certify("engine"))
+                url = url.replace("redis", "rediss") + f"?ssl_ca_certs={world.authority.ca}"
+            await world.engine_proxy.start()
+        for _ in range(scenario.nodes):
+            topics = str(len(world.topics) + 10)
+            settings = {**_SETTINGS, "max_topics": topics, **scenario.settings}
+            world.nodes.append(Herald(url, directory, module=scenario.module, **settings))
+        for node in world.nodes:
+            await asyncio.to_thread(node.wait_ready)
+            if scenario.client_proxy:
+                proxy = Proxy(lambda port=node.port: ("127.0.0.1", port))  # type: ignore[misc]
+                await proxy.start()
+                world.client_proxies.append(proxy)
+        await world.begin()
+        yield world
+    finally:
+        await world.end()
+        for proxy in [*world.client_proxies, world.engine_proxy]:
+            if proxy is not None:
+                await proxy.close()
+        for node in world.nodes:
+            await asyncio.to_thread(node.stop)
+        await asyncio.to_thread(world.engine.stop)
+
+
+async def play(scenario: Scenario, scale: Scale, seed: int, directory: Path) -> Outcome:
+    """Set everything up, inject the fault under load, and hold the books against the guarantees."""
+    async with running_world(scenario, scale, seed, directory) as world:
+        world.readiness.mark()
+        await scenario.fault(world)
+        recovery = await world.recovered()
+        await world.go_on()
+        await world.publishing_ends()
+        await world.level()
+        world.stop_listening.set()
+    books = [publisher.book for publisher in [*world.publishers, world.marker]]
+    verdict = check(books, [subscriber.book for subscriber in world.subscribers])
+    notes = []
+    if verdict.gaps and not scenario.gaps:
+        notes.append(f"{verdict.gaps} gaps were told, though nothing was lost")
+    if abandoned := sum(book.abandoned for book in books):
+        notes.append(f"{abandoned} events were never accepted")
+    for node in world.nodes:
+        if "Traceback" in (log := node.log()):
+            at = log.index("Traceback")
+            notes.append(f"a gateway logged: {log[max(0, at - 200) : at + 1500]}")
+    refused: Counter[str] = Counter()
+    closes: Counter[str] = Counter()
+    for book in books:
+        refused += book.failures
+    for subscriber in world.subscribers:
+        closes += subscriber.book.closes
+    return Outcome(
+        scenario.name,
+        seed,
+        verdict,
+        len(world.subscribers),
+        sum(subscriber.book.connections for subscriber in world.subscribers),
+        recovery,
+        world.unready_after,
+        refused,
+        closes,
+        notes,
+    )
