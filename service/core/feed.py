@@ -21,7 +21,7 @@ from collections import deque
 from enum import Enum
 from typing import NamedTuple
 
-from service.core.log import Entry, Page, assess, weigh
+from service.core.log import Entry, Page, resume, weigh
 from service.core.position import Position
 
 _RECENT_BYTES = 1 << 20
@@ -115,7 +115,7 @@ class Feed:
         entries: list[Entry] = []
         told: Gap | None = None
         if page.end > self.position:
-            resumption = assess(self.position, page.tip, page.first, self._crossed)
+            resumption = resume(self.position, page, self._crossed)
             if not resumption.exact:
                 told = Gap(self.position, resumption.start)
                 self._crossed = page.tip.epoch

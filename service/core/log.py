@@ -74,3 +74,17 @@ def assess(
     if since == tip or (same_line and floor <= since):
         return Resumption(True, since)
     return Resumption(False, max(since, floor))
+
+
+def resume(since: Position, page: Page, crossed: int | None = None) -> Resumption:
+    """As `assess`, for a page that was read at or before `since`.
+
+    Where a loss is to be told and nothing that is retained follows, the place is the log's end: a
+    client that keeps it resumes from there exactly, and is not told of the same loss again.
+    """
+    found = assess(since, page.tip, page.first, crossed)
+    if found.exact or not page.complete:
+        return found
+    if page.entries and page.entries[-1].position > found.start:
+        return found
+    return Resumption(False, page.tip)

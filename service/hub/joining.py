@@ -18,7 +18,7 @@ from service.core import messages
 from service.core.close import CloseCode
 from service.core.errors import EngineError, EngineUnavailable
 from service.core.feed import Feed
-from service.core.log import Page, assess, weigh
+from service.core.log import Page, resume, weigh
 from service.core.position import BEGINNING, Position
 from service.hub.hub import Hub
 from service.hub.live import LiveChannel, Member, Replays
@@ -112,7 +112,7 @@ class Joining:
             # A position that this log never gave out gets everything.
             asked = BEGINNING
             page = await self._hub.read(live.name, asked)
-        resumption = assess(since, page.tip, page.first)
+        resumption = resume(since, page)
         self._hub.stats.resumed(resumption.exact)
         at, exact = resumption.start, resumption.exact
         gap_from = None if exact else since
@@ -197,7 +197,7 @@ class Joining:
             place.went_back = True  # what the log has must be read from its beginning
             return False
         place.went_back = False
-        resumption = assess(place.at, page.tip, page.first, place.crossed)
+        resumption = resume(place.at, page, place.crossed)
         if not resumption.exact:
             self._hub.stats.gaps += 1
             connection.send(messages.gap(live.name, place.at, resumption.start))

@@ -8,6 +8,7 @@ to clients: drop an event whose position was seen, keep the position of the last
 * so was one behind the last event, once everything has had time to arrive (guarantee 1);
 * one between a gap's two places is missing, but announced before anything later; so is one that
   the epoch of the gap's `to` lost with its end, where the next event is of a later epoch;
+* a gap that tells of an epoch's end may come before the last events of that epoch that are left;
 * a number that skips shows a loss as well, also of an event whose publisher never had an answer;
 * the same event twice is a double, unless a gap lies between: an engine that lost the first one has
   lost its idempotency key too, and its publisher repeated it.
@@ -121,7 +122,7 @@ class _Walk:
         self._seen: set[Position] = set()
         self._numbers: dict[int, int] = {}  # a number, and how many gaps there were before it
         self._gaps = 0
-        self._told = False  # a gap, and no event since
+        self._told = False  # a gap, and since then no event of another epoch
         self._missed: set[Position] = set()
 
     def along(self, records: Sequence[Record]) -> None:
@@ -175,13 +176,13 @@ class _Walk:
         elif before is not None:
             verdict.again += 1
         self._numbers[number] = self._gaps
+        self._told = self._told and position[0] == self._at[0]
         self._seen.add(position)
         self._at = position
-        self._told = False
         verdict.delivered += 1
 
     def _gap(self, since: Position, to: Position) -> None:
-        if self._at is None or since != self._at:
+        if self._at is None or (since != self._at and not self._moved_on(since)):
             self._break(f"a gap from {since}, but the client was at {self._at}")
         within = self._between(since, to) if to >= since else self._between(since, None)
         self._cover(within)
@@ -189,6 +190,11 @@ class _Walk:
         self._gaps += 1
         self._told = True
         self._at = to
+
+    def _moved_on(self, since: Position) -> bool:
+        """Whether a place is ahead of the client's only by the end of an epoch that was told."""
+        assert self._at is not None
+        return self._told and since[0] > self._at[0] and not self._between((since[0], 0), since)
 
     def _announced(self, skipped: list[Position]) -> list[Position]:
         """Those of which no gap has told; the epoch of the last place has ended."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.core.log import Resumption, assess
+from service.core.log import Entry, Page, Resumption, assess, resume
 from service.core.position import BEGINNING, Position
 
 
@@ -49,3 +49,22 @@ def test_a_crossing_is_told_once() -> None:
 
 def test_beginning_is_before_every_log() -> None:
     assert assess(BEGINNING, at("5-0"), None) == Resumption(True, at("5-0"))
+
+
+@pytest.mark.parametrize(
+    ("entries", "complete", "start"),
+    [
+        ([], True, "5-0"),
+        (["4-8"], True, "4-7"),
+        (["4-6", "4-7"], True, "5-0"),  # read before it
+        ([], False, "4-7"),
+    ],
+    ids=["nothing follows", "something follows", "all was seen", "not all is known"],
+)
+def test_a_loss_behind_which_nothing_follows_ends_at_the_tip(
+    entries: list[str], complete: bool, start: str
+) -> None:
+    kept = [Entry(at(text), b"") for text in entries]
+    page = Page(at("5-0"), at("4-2"), kept, at("5-0"), complete)
+    assert resume(at("4-7"), page) == Resumption(False, at(start))
+    assert resume(at(start), page).exact == (start == "5-0")

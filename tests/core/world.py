@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from service.core.errors import EngineUnavailable
 from service.core.feed import Feed, Push
-from service.core.log import Entry, Page, assess
+from service.core.log import Entry, Page, resume
 from service.core.position import BEGINNING, Position
 
 FIRST_EPOCH = 1_000
@@ -485,7 +485,7 @@ class Node:
             asked = BEGINNING
             page = yield Read(asked)
             assert page is not None
-        resumption = assess(since, page.tip, page.first)
+        resumption = resume(since, page)
         exact = resumption.exact
         gap_from = None if exact else since
         crossed = None if exact and since != BEGINNING else page.tip.epoch
@@ -517,7 +517,7 @@ class Node:
                     went_back, page = True, None
                     continue
                 went_back = False
-                resumption = assess(at, page.tip, page.first, crossed)
+                resumption = resume(at, page, crossed)
                 if not resumption.exact:
                     self._tell_gap(client, at, resumption.start, page)
                     crossed = page.tip.epoch
