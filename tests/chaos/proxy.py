@@ -73,9 +73,8 @@ class Proxy:
             self._server.close()
         for writer in list(self._writers):
             _reset(writer)
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._tasks:  # they end with their connections; asyncio complains of cancelled ones
+            await asyncio.wait(self._tasks, timeout=10.0)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
