@@ -439,6 +439,11 @@ class Connection(asyncio.Protocol):
         if principal is not None and time.time() >= principal.expires + policy.token_leeway:
             self.close(CloseCode.UNAUTHORIZED, "the token has expired")
             return
+        if self._busy:
+            # Nothing is read meanwhile, be it a pong, so that silence says nothing.
+            self._seen = now
+            self.set_timer(now)
+            return
         pulse = check_pulse(
             now,
             self._seen,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from tests.chaos.world import MARKER, Scenario, World
+from tests.chaos.world import CALM, CALM_SILENCE, MARKER, Scenario, World
 
 
 async def _stopped_readers(world: World) -> None:
@@ -91,6 +91,8 @@ SCENARIOS = (
         "all clients break off at once and come back",
         _storm,
         size=lambda scale: scale.storm,
+        settings=CALM,
+        silence=CALM_SILENCE,
     ),
     Scenario(
         "skewed clocks",

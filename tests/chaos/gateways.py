@@ -7,7 +7,7 @@ import resource
 import signal
 from pathlib import Path
 
-from tests.chaos.world import Scenario, World
+from tests.chaos.world import CALM, CALM_SILENCE, Scenario, World
 from tests.harness.process import Herald
 
 
@@ -104,6 +104,8 @@ SCENARIOS = (
         _rolling_restart,
         nodes=3,
         size=lambda scale: scale.fleet,
+        settings=CALM,
+        silence=CALM_SILENCE,
     ),
     Scenario(
         "gateway stopped",

@@ -33,8 +33,10 @@ _SETTINGS = {
     "drain_seconds": "2",
     "log_level": "info",
 }
-_SILENCE = 4.0
-"""Seconds without a ping after which a subscriber takes its server for dead."""
+CALM = {"heartbeat_interval": "25", "heartbeat_timeout": "10"}
+"""Settings for thousands of connections, which must not be pinged every second …"""
+CALM_SILENCE = 60.0
+"""… and the silence that goes with them."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ class Scenario:
         engine_proxy, client_proxy: networks that can be bad.
         tls: the engine's proxy speaks TLS, with a certificate of `World.authority`.
         module: what is started as the gateway.
+        silence: seconds without a ping after which a subscriber takes its server for dead.
         breaks: the gateway's own work may fail, and its log say so.
     """
 
@@ -100,6 +103,7 @@ class Scenario:
     tls: bool = False
     topics: Callable[[Scale], int] | None = None
     module: str = "service"
+    silence: float = 4.0
     breaks: bool = False
 
 
@@ -202,7 +206,7 @@ class World:
             self._client_ports,
             token,
             self.topics,
-            _SILENCE,
+            self.scenario.silence,
             random.Random(self.chance.random()),
         )
         subscriber.begin_at(positions or {})

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import pytest
 
+from service.broker.embedded import EmbeddedEngine
 from tests.harness.process import Herald, eventually, mint, open_herald, open_plain, raw_websocket
 
 
@@ -201,3 +202,21 @@ async def test_a_client_that_does_not_answer_a_close_is_cut_off(
     herald = start(jwt_leeway="0")
     async with raw_websocket(herald, mint(user, ttl=1)) as (reader, _), asyncio.timeout(30):
         await reader.read(-1)  # ends although nothing was answered
+
+
+async def test_a_client_is_not_taken_for_dead_while_its_join_takes_long(
+    start: Callable[..., Herald], own_engine: EmbeddedEngine, user: str
+) -> None:
+    """It is not read meanwhile, so its pongs are not seen."""
+    herald = start(own_engine.url, heartbeat_interval="0.2", heartbeat_timeout="0.2")
+    first = await open_herald(herald, token=mint(user))
+    await first.expect("welcome")
+    os.kill(own_engine.pid, signal.SIGSTOP)
+    try:
+        client = await open_herald(herald, token=mint(f"{user}-2"))
+        await asyncio.sleep(0.9)  # less than the patience with an engine that is away
+    finally:
+        os.kill(own_engine.pid, signal.SIGCONT)
+    await client.expect("welcome")
+    for each in (first, client):
+        await each.close()
