@@ -37,7 +37,7 @@ lock: $(VENV)/dev.stamp ## Lock the dependencies anew, with hashes
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
 		--extra embedded --group dev -c requirements/run.txt pyproject.toml -o requirements/dev.txt
 
-include bench/peers/install.mk bench/bench.mk tests/chaos/chaos.mk
+include bench/peers/install.mk bench/bench.mk tests/chaos/chaos.mk tests/fuzz/fuzz.mk tests/attack/attack.mk
 
 clean: ## Remove the environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -56,7 +56,7 @@ EVERYONE = [Asked(0, 0), *(Asked(least) for least in range(REPLICAS + 1))]
 
 
 def measure(lab: Lab, asked: Asked) -> dict[int, dict[str, Any]]:
-    """By publishers: events a second, milliseconds to the answer, busy cores.
+    """By publishers: events a second, milliseconds to the answer, microseconds of CPU an event.
 
     Raises:
         BenchError: something did not start, or was refused.
@@ -85,8 +85,8 @@ def measure(lab: Lab, asked: Asked) -> dict[int, dict[str, Any]]:
                 "rate": per_second(result["events"], result["seconds"]),
                 "p50": result["answer_ms"]["p50"],
                 "p99": result["answer_ms"]["p99"],
-                "server_busy": (after[0] - before[0]) / result["seconds"],
-                "engines_busy": (after[1] - before[1]) / result["seconds"],
+                "herald": 1e6 * (after[0] - before[0]) / result["events"],
+                "engines": 1e6 * (after[1] - before[1]) / result["events"],
             }
         return found
 
@@ -142,15 +142,16 @@ def report(rounds: Sequence[dict[str, dict[int, dict[str, Any]]]]) -> Iterator[s
                     _spread([row["rate"] for row in found], 0),
                     _spread([row["p50"] for row in found], 2),
                     _spread([row["p99"] for row in found], 2),
-                    f"{statistics.median(row['server_busy'] for row in found):.0%}",
-                    f"{statistics.median(row['engines_busy'] for row in found):.0%}",
+                    _spread([row["herald"] for row in found], 0),
+                    _spread([row["engines"] for row in found], 0),
                 ]
             )
         yield f"{publishers} publishers:" if publishers > 1 else "One publisher:"
         yield table(
             [
                 *("`HERALD_MIN_REPLICAS`", "replicas attached", "single POSTs/s"),
-                *("answered p50, ms", "answered p99, ms", "Herald's core", "engines together"),
+                *("answered p50, ms", "answered p99, ms"),
+                *("CPU of Herald, µs an event", "CPU of the engines, µs an event"),
             ],
             rows,
         )

@@ -22,10 +22,11 @@ class Receipt(NamedTuple):
 
     Attributes:
         id: the publisher's, or one made up.
-        positions: where it is stored; all of its channels where `failure` is None.
+        positions: where it is stored, with the copies that are demanded; all of its channels where
+            `failure` is None.
         duplicate: whether every channel had this id already, so that nothing was delivered.
-        failure: why the other channels do not have it: EngineUnavailable, EngineError or
-            IdempotencyConflict.
+        failure: why the other channels do not have it: EngineUnavailable, EngineError, NotCopied
+            or IdempotencyConflict.
     """
 
     id: str
@@ -170,6 +171,7 @@ class Instrumentation(Protocol):
     gaps: int
     events_accepted: int
     events_duplicate: int
+    events_uncopied: int
 
     def connected(self) -> None:
         """A connection was admitted."""

@@ -142,6 +142,13 @@ class Settings(BaseModel):
     engine_timeout: Annotated[
         Duration, Field(description="An engine silent for so long is connected to anew.")
     ] = 5.0
+    min_replicas: Annotated[
+        int,
+        Field(ge=0, le=16, description="Replicas that must have an event before it is answered."),
+    ] = 0
+    replica_timeout: Annotated[
+        Duration, Field(description="How long they are waited for; then publishers get 503.")
+    ] = 1.0
     position_check_interval: Annotated[
         Duration, Field(description="How often positions are compared with the log.")
     ] = 30.0
@@ -192,6 +199,11 @@ def load_settings(environment: Mapping[str, str]) -> Settings:
     if settings.port and settings.port == settings.api_port:
         problems.append(
             "HERALD_API_PORT is HERALD_PORT; set it to another port, or leave it unset."
+        )
+    if settings.min_replicas and settings.replica_timeout > settings.engine_timeout / 2:
+        problems.append(
+            "HERALD_REPLICA_TIMEOUT is more than half of HERALD_ENGINE_TIMEOUT: an engine that "
+            "waits for replicas could be taken for a dead one."
         )
     if problems:
         raise SettingsError(problems)

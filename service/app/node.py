@@ -12,6 +12,7 @@ from typing import NamedTuple
 from service.app.credentials import build_verifiers
 from service.app.garbage import tend_garbage
 from service.broker.broker import Broker
+from service.broker.copies import Copies
 from service.broker.endpoint import parse_engine_url
 from service.broker.event_log import LogPolicy
 from service.core.errors import InvalidInput
@@ -20,6 +21,7 @@ from service.edge.asgi import App
 from service.edge.handshake import Handshake, no_websocket_here
 from service.edge.history import History
 from service.edge.http import Doors, PostEndpoint
+from service.edge.lobby import Lobby
 from service.edge.origins import parse_origins
 from service.edge.publishing import Publishing, PublishLimits
 from service.hub.clients import Clients
@@ -74,7 +76,7 @@ class Node:
         self.broker = Broker(
             locate,
             name,
-            _log_policy(settings),
+            log_policy(settings),
             settings.engine_timeout,
             self._metrics.engine_reconnected,
         )
@@ -102,12 +104,14 @@ class Node:
             b"/v1/events": publishing.post_event,
             b"/v1/events/batch": publishing.post_batch,
         }
+        lobby = Lobby(_places_by_open_files(), lambda: len(self.clients.connections))
         self.client_face: Face
         self.api_face: Face | None = None
         if settings.api_port is None:
-            self.client_face = Face(with_websocket_hint(api), Doors(handshake.open, posts))
+            self.client_face = Face(with_websocket_hint(api), Doors(handshake.open, posts, lobby))
         else:
-            self.client_face = Face(with_websocket_hint(nothing_here), Doors(handshake.open, {}))
+            doors = Doors(handshake.open, {}, lobby)
+            self.client_face = Face(with_websocket_hint(nothing_here), doors)
             self.api_face = Face(api, Doors(no_websocket_here, posts))
 
     async def start(self) -> None:
@@ -142,13 +146,16 @@ def _must_not_end(task: asyncio.Task[None]) -> None:
         logger.critical("a task ended that must not", exc_info=task.exception())
 
 
-def _log_policy(settings: Settings) -> LogPolicy:
+def log_policy(settings: Settings) -> LogPolicy:
+    """What the settings say of the logs."""
+    least = settings.min_replicas
     return LogPolicy(
         history_size=settings.history_size,
         history_ttl=settings.history_ttl,
         page_bytes=min(256 * 1024, max(1, settings.send_queue_bytes // 2)),
         max_in_flight=settings.max_pending_events,
         max_bytes=settings.max_pending_bytes,
+        copies=Copies(least, settings.replica_timeout) if least else None,
     )
 
 
@@ -168,8 +175,18 @@ def _hub_policy(settings: Settings) -> HubPolicy:
 
 
 def _connections_by_open_files() -> int:
+    """WebSockets; 0: no limit."""
+    return _open_files_less(_RESERVED_FILES)
+
+
+def _places_by_open_files() -> int:
+    """WebSockets and those who are none yet; what is left is for the engine and the logs."""
+    return _open_files_less(_RESERVED_FILES // 2)
+
+
+def _open_files_less(reserved: int) -> int:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return 0 if soft == resource.RLIM_INFINITY else max(1, soft - _RESERVED_FILES)
+    return 0 if soft == resource.RLIM_INFINITY else max(1, soft - reserved)
 
 
 def raise_open_files_limit() -> None:
@@ -214,6 +231,11 @@ def _gauges(clients: Clients, hub: Hub, broker: Broker) -> list[Gauge]:
             "herald_engine_up",
             "1 where delivery works, as readiness says.",
             lambda: 0.0 if broker.trouble() else 1.0,
+        ),
+        Gauge(
+            "herald_engine_replicas",
+            "Replicas attached to the primary.",
+            broker.replicas,
         ),
         Gauge("herald_draining", "1 while draining.", lambda: float(clients.draining)),
         Gauge(

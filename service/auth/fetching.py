@@ -8,6 +8,7 @@ import socket
 import threading
 import urllib.request
 from typing import Any
+from urllib.parse import urlsplit
 
 
 def fetch(url: str, *, timeout: float, max_bytes: int) -> bytes:
@@ -15,6 +16,9 @@ def fetch(url: str, *, timeout: float, max_bytes: int) -> bytes:
 
     A socket's own timeout is for one read, and a hostile or broken server may send a byte now and
     then, in the head or in the body: at the deadline the socket is shut down under the reader.
+
+    A redirect to another origin is not followed: nobody has said that it is trusted, and it could
+    lead from https to http.
 
     Raises:
         OSError, http.client.HTTPException, ValueError: it cannot be had.
@@ -39,6 +43,20 @@ def fetch(url: str, *, timeout: float, max_bytes: int) -> bytes:
         def https_open(self, request: urllib.request.Request) -> Any:
             return self.do_open(Secure, request)
 
+    class SameOrigin(urllib.request.HTTPRedirectHandler):
+        def redirect_request(
+            self,
+            req: urllib.request.Request,
+            fp: Any,
+            code: int,
+            msg: str,
+            headers: Any,
+            newurl: str,
+        ) -> urllib.request.Request | None:
+            if _origin(newurl) != _origin(url):
+                raise ValueError("it redirects to another origin")
+            return super().redirect_request(req, fp, code, msg, headers, newurl)
+
     expired = threading.Event()
 
     def give_up() -> None:
@@ -51,7 +69,7 @@ def fetch(url: str, *, timeout: float, max_bytes: int) -> bytes:
     timer.daemon = True
     timer.start()
     try:
-        opener = urllib.request.build_opener(PlainHandler, SecureHandler)
+        opener = urllib.request.build_opener(PlainHandler, SecureHandler, SameOrigin)
         request = urllib.request.Request(url, headers={"Accept": "application/json"})
         with opener.open(request, timeout=timeout) as response:
             body: bytes = response.read(max_bytes + 1)
@@ -62,3 +80,9 @@ def fetch(url: str, *, timeout: float, max_bytes: int) -> bytes:
     if len(body) > max_bytes:
         raise ValueError("the document is too large")
     return body
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    default = {"http": 80, "https": 443}.get(parts.scheme)
+    return parts.scheme, parts.hostname, parts.port or default

@@ -40,7 +40,7 @@ class Broker:
             self._engine = cluster = Cluster(where, node, policy, timeout, reopened)
             self.log = cluster.log
         else:
-            self._engine = shard = Shard(where, node, timeout, reopened)
+            self._engine = shard = Shard(where, node, timeout, reopened, policy.copies)
             self.log = RedisEventLog(shard.publish, shard.read, shard.subscriptions, policy)
         self.subscriptions = self._engine.subscriptions
         self._watch: asyncio.Task[None] | None = None
@@ -72,6 +72,13 @@ class Broker:
         In a Cluster: through the shard where it is longest ago.
         """
         return self._engine.probe_age()
+
+    def replicas(self) -> int | None:
+        """How many replicas are attached to the primary, or None while that is not known.
+
+        In a Cluster: to the one that has the fewest.
+        """
+        return self._engine.replicas()
 
     def trouble(self) -> str | None:
         """See `Health.trouble`."""

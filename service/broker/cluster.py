@@ -38,7 +38,13 @@ class Cluster:
             Subscriber(nowhere, timeout, node, reopened, strays=lambda *_: None),
         )
         self.shards = Shards(
-            seeds, node, timeout, reopened, self.subscriptions.stray, self.subscriptions
+            seeds,
+            node,
+            timeout,
+            reopened,
+            self.subscriptions.stray,
+            self.subscriptions,
+            policy.copies,
         )
         self.log = ClusterLog(self.shards, self.subscriptions, policy)
 
@@ -69,6 +75,12 @@ class Cluster:
         ages = [shard.probe_age() for shard in self.shards.open]
         known = [age for age in ages if age is not None]
         return max(known) if known and len(known) == len(ages) else None
+
+    def replicas(self) -> int | None:
+        """See `Broker.replicas`."""
+        counts = [shard.replicas() for shard in self.shards.open]
+        known = [count for count in counts if count is not None]
+        return min(known) if known and len(known) == len(counts) else None
 
     def trouble(self) -> str | None:
         """See `Health.trouble`."""

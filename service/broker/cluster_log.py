@@ -9,6 +9,7 @@ from typing import Any
 
 from service.broker import keys
 from service.broker.cluster_subscriptions import ClusterSubscriptions
+from service.broker.copies import UNCOPIED
 from service.broker.event_log import (
     PATIENCE,
     TOO_MANY_BYTES,
@@ -142,7 +143,10 @@ def _push_at_source(errand: Errand, reply: Reply) -> None:
     They are moved when the slot has moved; the next owner's push reaches nobody until then.
     """
     command = errand.command
-    if reply.source is None or command[0] != b"EVALSHA" or reply.value[0] != b"stored":
+    if reply.source is None or command[0] != b"EVALSHA":
+        return
+    # What is uncopied may have been known already; a push seen before does no harm.
+    if reply.value[0] not in (b"stored", UNCOPIED):
         return
     first = 3 + int(command[2])  # where the script's arguments begin
     fragment, live, accepted = (command[first + at] for at in (0, 1, 5))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from service.broker import keys, scripts
+from service.broker.copies import UNCOPIED, Copies
 from service.broker.keeper import LinkKeeper
 from service.broker.link import Argument, Link
 from service.broker.subscriber import Subscriber
@@ -20,6 +21,7 @@ from service.core.errors import (
     EngineUnavailable,
     HeraldError,
     IdempotencyConflict,
+    NotCopied,
     Overloaded,
 )
 from service.core.event import Event, encode_fragment, fingerprint
@@ -58,6 +60,7 @@ class LogPolicy:
         page_bytes: JSON after which a page ends.
         max_in_flight: publish commands without an answer.
         max_bytes: of publish commands without an answer.
+        copies: what replicas must have before an event is answered; None: nothing.
     """
 
     history_size: int
@@ -65,6 +68,7 @@ class LogPolicy:
     page_bytes: int = 256 * 1024
     max_in_flight: int = 20_000
     max_bytes: int = 64 << 20
+    copies: Copies | None = None
 
 
 class Commands:
@@ -75,6 +79,8 @@ class Commands:
         self._log_ttl = str(round(policy.history_ttl * 1000))
         self._meta_ttl = str(round((policy.history_ttl + _META_EXTRA_TTL) * 1000))
         self._size = str(policy.history_size)
+        # WAIT is about what a connection wrote, so that a known id must be written again.
+        self._rewrite = () if policy.copies is None else (b"1",)
         self._node = secrets.token_hex(8)
         self._serial = itertools.count(1)
 
@@ -131,6 +137,7 @@ class Commands:
                         ttl,
                         mark,
                         str(_ID_TTL * 1000),
+                        *self._rewrite,
                     )
                 )
         return commands
@@ -257,6 +264,7 @@ class Receipts:
     async def receipt(self) -> Receipt:
         """See `Submission.receipt`."""
         positions: dict[str, str] = {}
+        uncopied: dict[str, str] = {}
         conflicts: list[str] = []
         failure: HeraldError | None = None
         stored = False
@@ -273,8 +281,13 @@ class Receipts:
             if status == b"conflict":
                 conflicts.append(channel)
                 continue
+            if status == UNCOPIED:
+                uncopied[channel] = position.decode()
+                continue
             stored = stored or status == b"stored"
             positions[channel] = position.decode()
+        if failure is None and uncopied:
+            failure = NotCopied(uncopied)
         if failure is None and conflicts:
             failure = IdempotencyConflict(conflicts)
         return Receipt(self._id, positions, not stored and failure is None, failure)

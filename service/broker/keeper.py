@@ -24,6 +24,7 @@ class LinkKeeper:
             does not close its sockets.
         prepare: run on every new link before anyone may use it; sees to its own timeouts.
         reopened: told of every link after the first.
+        make: see `open_link`.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class LinkKeeper:
         reopened: Callable[[str], None],
         on_push: PushHandler | None = None,
         on_refused: RefusalHandler | None = None,
+        make: Callable[..., Link] = Link,
     ) -> None:
         self.name = name
         self._locate = locate
@@ -43,6 +45,7 @@ class LinkKeeper:
         self._reopened = reopened
         self._on_push = on_push
         self._on_refused = on_refused
+        self._make = make
         self._link: Link | None = None
         self._open = asyncio.Event()
         self.trouble: str | None = "not connected yet"
@@ -76,7 +79,9 @@ class LinkKeeper:
             link: Link | None = None
             try:
                 async with asyncio.timeout(self._timeout):
-                    link = await open_link(await self._locate(), self._on_push, self._on_refused)
+                    link = await open_link(
+                        await self._locate(), self._on_push, self._on_refused, make=self._make
+                    )
                 await self._prepare(link)
             # Whatever it is: libraries raise errors of their own, and nobody else tries again.
             except Exception as error:

@@ -192,10 +192,11 @@ async def open_link(
     on_refused: RefusalHandler | None = None,
     *,
     replica: bool = False,
+    make: Callable[..., Link] = Link,
 ) -> Link:
     """Connect, speak RESP3, log in, select the database, and make sure it is a primary.
 
-    With `replica` it may be one.
+    With `replica` it may be one. `make` is `Link` or makes another one of it.
 
     Raises:
         EngineUnavailable: it cannot be reached, or is a replica.
@@ -205,7 +206,7 @@ async def open_link(
     loop = asyncio.get_running_loop()
 
     def factory() -> Link:
-        return Link(on_push, on_refused)
+        return make(on_push, on_refused)
 
     if endpoint.path is not None:
         _, link = await loop.create_unix_connection(factory, endpoint.path)

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 
 from service.broker import keys, scripts
+from service.broker.copies import Copies, publish_link
 from service.broker.endpoint import Locate
 from service.broker.event_log import is_unknown_script, load_scripts
 from service.broker.keeper import LinkKeeper
@@ -32,6 +33,7 @@ class Shard:
     Raises nothing at `start`: an engine that is away is waited for.
 
     Args:
+        copies: see `LogPolicy`.
         address: which of a Cluster's primaries it is.
         strays: see `Subscriber`.
     """
@@ -42,6 +44,7 @@ class Shard:
         node: str,
         timeout: float,
         reopened: Callable[[str], None],
+        copies: Copies | None = None,
         address: Address | None = None,
         strays: Strays | None = None,
     ) -> None:
@@ -53,12 +56,22 @@ class Shard:
         def told(name: str) -> None:
             reopened(name.partition(" ")[0])
 
-        self.publish = LinkKeeper("publish" + of, locate, timeout, load_scripts, told)
+        self.publish = LinkKeeper(
+            "publish" + of,
+            locate,
+            timeout,
+            load_scripts if copies is None else _prepare_to_wait,
+            told,
+            make=publish_link(copies),
+        )
         self.read = LinkKeeper("read" + of, locate, timeout, load_scripts, told)
         self.subscriptions = Subscriber(locate, timeout, node, told, "subscribe" + of, strays)
         self._keepers = (self.publish, self.read, self.subscriptions.keeper)
         self._tasks: list[asyncio.Task[None]] = []
         self._probe_trouble: str | None = None
+        # Probes go the way of the events, on which the engine may be waiting for replicas.
+        self._stale = _PROBE_STALE + (0.0 if copies is None else copies.timeout)
+        self._replicas: int | None = None
 
     def start(self) -> None:
         """Begin to connect."""
@@ -89,6 +102,10 @@ class Shard:
         heard = self.subscriptions.probed_at
         return None if heard is None else self._loop.time() - heard
 
+    def replicas(self) -> int | None:
+        """How many replicas are attached, as of about a second ago, or None."""
+        return None if self.absence() else self._replicas
+
     def absence(self) -> str | None:
         """Which link is not open, or None."""
         for keeper in self._keepers:
@@ -103,7 +120,7 @@ class Shard:
         age = self.probe_age()
         if age is None:
             since = "yet"
-        elif age > _PROBE_STALE:
+        elif age > self._stale:
             since = f"for {age:.1f} s"
         else:
             return None
@@ -135,7 +152,7 @@ class Shard:
                     self._probe_trouble = str(error) or "no answer in time"
                     connected_since = self._loop.time()  # what was not published, nobody can hear
                 deaf_since = max(connected_since, subscriber.probed_at or 0.0)
-                if self._loop.time() - deaf_since > 2 * _PROBE_STALE:
+                if self._loop.time() - deaf_since > 2 * self._stale:
                     subscriber.keeper.drop("deaf: probes do not come back")
                     connected_since = None
                 await self._leave_replicas()
@@ -172,8 +189,17 @@ class Shard:
                 continue
             try:
                 async with asyncio.timeout(_PROBE_INTERVAL):
-                    primary = is_primary(await link.call("ROLE"))
+                    role = await link.call("ROLE")
             except (EngineError, EngineUnavailable, TimeoutError):
                 continue  # its keeper sees to links that do not answer
-            if not primary and link is keeper.link:
+            if is_primary(role):
+                self._replicas = len(role[2])
+            elif link is keeper.link:
                 keeper.drop("the engine is a replica now")
+
+
+async def _prepare_to_wait(link: Link) -> None:
+    """Teach it the scripts, and find out at once where its user may not WAIT."""
+    await load_scripts(link)
+    async with asyncio.timeout(_PROBE_INTERVAL):
+        await link.call("WAIT", 0, 1)

@@ -13,6 +13,7 @@ import random
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from service.broker.copies import Copies, publish_link
 from service.broker.endpoint import Endpoint, Locate, Seeds
 from service.broker.event_log import is_unknown_script, load_scripts
 from service.broker.link import Argument, Link, open_link
@@ -88,6 +89,7 @@ class Shards:
         reopened: Callable[[str], None],
         strays: Strays,
         company: Company,
+        copies: Copies | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._seeds = seeds
@@ -96,6 +98,7 @@ class Shards:
         self._reopened = reopened
         self._strays = strays
         self._company = company
+        self._copies = copies
         self.by_slot: list[Shard | None] = [None] * SLOTS
         self._open: dict[Address, Shard] = {}
         self._ranges: tuple[Range, ...] = ()
@@ -204,7 +207,9 @@ class Shards:
             if link is None:  # a new node, whose first slot this is
                 try:
                     async with asyncio.timeout(_VIEW_SECONDS):
-                        link = own = await open_link(self._seeds.endpoint(address))
+                        link = own = await open_link(
+                            self._seeds.endpoint(address), make=publish_link(self._copies)
+                        )
                         await load_scripts(link)
                 except (OSError, EngineError, EngineUnavailable) as error:
                     raise _NotDone(f"{address}: {str(error) or 'no answer in time'}") from None
@@ -304,6 +309,7 @@ class Shards:
                 probe_for(self._node, slots, address),
                 self._timeout,
                 self._reopened,
+                self._copies,
                 address,
                 self._strays,
             )

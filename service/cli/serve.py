@@ -14,14 +14,13 @@ from typing import get_args
 import typer
 
 from service.app.credentials import build_verifiers, check_for_production
-from service.app.node import Node
+from service.app.node import Node, log_policy
 from service.app.run import run
 from service.app.server import Sockets
 from service.auth.minting import mint_user_token
 from service.broker.broker import Broker
 from service.broker.embedded import EmbeddedEngine
 from service.broker.endpoint import parse_engine_url
-from service.broker.event_log import LogPolicy
 from service.core.errors import EngineUnavailable, InvalidInput
 from service.settings import PREFIX, SECRETS, Settings, SettingsError, load_settings
 from service.telemetry.logs import configure_logging
@@ -100,14 +99,20 @@ async def _engine_trouble(settings: Settings) -> str | None:
         locate = parse_engine_url(settings.redis_url)
     except InvalidInput as error:
         raise SettingsError([f"HERALD_REDIS_URL cannot be used: {error}."]) from None
-    policy = LogPolicy(settings.history_size, settings.history_ttl)
-    broker = Broker(locate, "check", policy, settings.engine_timeout, lambda link: None)
+    broker = Broker(
+        locate, "check", log_policy(settings), settings.engine_timeout, lambda link: None
+    )
     broker.start()
     try:
         await broker.wait_open(settings.engine_timeout)
         async with asyncio.timeout(settings.engine_timeout):
             while (trouble := broker.trouble()) is not None:
                 await asyncio.sleep(0.02)
+            trouble = "its replicas could not be counted in time"
+            while (attached := broker.replicas()) is None:
+                await asyncio.sleep(0.02)
+        if attached < settings.min_replicas:
+            return f"{attached} replicas are attached; HERALD_MIN_REPLICAS is more"
         await broker.log.read("topic:herald-check", None)
     except EngineUnavailable as error:
         return str(error)

@@ -14,6 +14,7 @@
     │   └── Forbidden           you may not (403, close 3003)
     ├── KeysUnavailable         the issuer's keys were never fetched; try again later
     ├── Overloaded              too much is in flight; try again after `retry_after` seconds
+    ├── NotCopied               stored, and fewer replicas than demanded have it
     ├── EngineUnavailable       the engine is away, or did not answer in time
     └── EngineError             the engine answered with an error
 
@@ -93,6 +94,19 @@ class Overloaded(HeraldError):
     def __init__(self, message: str, retry_after: int = 1) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class NotCopied(HeraldError):
+    """Fewer replicas than demanded have confirmed an event in time.
+
+    `positions`, by channel, are where it is stored on the primary.
+    """
+
+    def __init__(self, positions: dict[str, str]) -> None:
+        super().__init__(
+            "The event is stored, but too few replicas have confirmed it; repeat with the same id."
+        )
+        self.positions = positions
 
 
 class EngineUnavailable(HeraldError):

@@ -16,6 +16,7 @@ from service.core.errors import (
     IdempotencyConflict,
     InvalidInput,
     KeysUnavailable,
+    NotCopied,
     Overloaded,
     TooManyEvents,
     Unauthorized,
@@ -102,7 +103,22 @@ def problem_of(error: HeraldError) -> ProblemError:
             return ProblemError(429, text, headers=((b"retry-after", b"%d" % seconds),))
         case KeysUnavailable():
             return ProblemError(503, text, headers=((b"retry-after", b"10"),))
+        case NotCopied(positions=positions):
+            return ProblemError(
+                503, text, headers=((b"retry-after", b"1"),), members={"uncopied": positions}
+            )
         case EngineUnavailable() | EngineError():
             detail = "The event store is not available; repeat with the same id."
             return ProblemError(503, detail, headers=((b"retry-after", b"1"),))
+    return mishap_of(error)
+
+
+def mishap_of(error: BaseException) -> ProblemError:
+    """The problem that stands for a failure of ours, which its caller logs.
+
+    Without memory nothing is wrong with the request, which may have been carried out: 503.
+    """
+    if isinstance(error, MemoryError):
+        detail = "Out of memory here; repeat with the same id."
+        return ProblemError(503, detail, headers=((b"retry-after", b"1"),))
     return ProblemError(500, "Something went wrong here; it is logged.")

@@ -12,6 +12,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 
 from service import __version__
@@ -20,6 +21,7 @@ from service.edge import documents
 from service.edge.answers import (
     Answer,
     ProblemError,
+    mishap_of,
     problem_of,
     send_answer,
 )
@@ -31,6 +33,15 @@ from service.ports import Health
 
 RenderMetrics = Callable[[], Awaitable[tuple[bytes, str]]]
 """The metrics in a scraper's text format, and its content type."""
+
+
+class _Anything(PathConvertor):
+    """A path with line feeds too: a channel with one is answered as a bad one, not as no route."""
+
+    regex = "(?s:.*)"
+
+
+register_url_convertor("anything", _Anything())
 
 _DESCRIPTION = """Post events to users, topics or everyone. An event answered with 202 is stored;
 every WebSocket of an addressed user receives it, in order, also after a lost connection."""
@@ -63,7 +74,7 @@ def build_api(
     async def publish_batch(request: Request) -> Response:
         return _response(await publishing.publish_batch(request.scope, request.receive))
 
-    @app.get("/v1/channels/{channel:path}/events", **documents.HISTORY)
+    @app.get("/v1/channels/{channel:anything}/events", **documents.HISTORY)
     async def channel_events(channel: str, request: Request) -> Response:
         query = request.query_params
         if unknown := set(query) - {"after", "limit"}:
@@ -149,4 +160,4 @@ def _answer_errors_with_problems(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> Response:
-        return _response(ProblemError(500, "Something went wrong here; it is logged.").answer())
+        return _response(mishap_of(error).answer())

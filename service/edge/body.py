@@ -8,8 +8,10 @@ from collections.abc import AsyncIterator
 from service.edge.answers import ProblemError
 from service.edge.asgi import Headers, Receive, find_header
 
-_STALL_SECONDS = 30.0
+STALL_SECONDS = 30.0
 """Without a byte for so long, a request is given up: it holds memory and a connection."""
+LEAST_RATE = 500
+"""Bytes a second, after so long: a byte now and then would hold them as well, for days."""
 
 
 def check_content_length(headers: Headers, limit: int) -> None:
@@ -32,15 +34,22 @@ async def body_chunks(receive: Receive) -> AsyncIterator[bytes]:
     """The body as it arrives.
 
     Raises:
-        ProblemError: 408 where nothing comes for 30 seconds, 400 where the client went away.
+        ProblemError: 408 where nothing comes for 30 seconds, or all comes too slowly, 400 where the
+            client went away.
     """
+    loop = asyncio.get_running_loop()
+    patience = STALL_SECONDS  # what the client may still make us wait, on top of what it has sent
     more = True
     while more:
+        began = loop.time()
         try:
-            async with asyncio.timeout(_STALL_SECONDS):
+            async with asyncio.timeout(min(STALL_SECONDS, patience)):
                 message = await receive()
         except TimeoutError:
-            raise ProblemError(408, "The request body came too slowly.") from None
+            raise ProblemError(
+                408, "The request body came too slowly.", headers=((b"connection", b"close"),)
+            ) from None
+        patience += len(message.get("body", b"")) / LEAST_RATE - (loop.time() - began)
         if message["type"] == "http.disconnect":
             raise ProblemError(400, "The client went away.")
         yield message.get("body", b"")

@@ -36,6 +36,13 @@ _AUTH: dict[int | str, dict[str, Any]] = {
 _ENGINE: dict[int | str, dict[str, Any]] = {
     503: _problem("The engine is away; repeat with the same `id`.", retry=True),
 }
+_PUBLISHED: dict[int | str, dict[str, Any]] = {
+    503: _problem(
+        "The engine is away, or too few replicas have confirmed the event, where that is demanded "
+        "(`uncopied` says so); repeat with the same `id`.",
+        retry=True,
+    ),
+}
 _BODY: dict[int | str, dict[str, Any]] = {
     400: _problem("The request is not what it should be; `detail` says what and where."),
     408: _problem("The body came too slowly."),
@@ -63,7 +70,7 @@ PUBLISH: dict[str, Any] = {
         ),
         **_AUTH,
         **_BODY,
-        **_ENGINE,
+        **_PUBLISHED,
     },
     "openapi_extra": {
         **_SECURITY,
@@ -304,6 +311,12 @@ _SCHEMAS: dict[str, Any] = {
             "stored": {
                 "type": "object",
                 "description": "The channels that have the event, where only some do.",
+                "additionalProperties": {"$ref": _REF + "Position"},
+            },
+            "uncopied": {
+                "type": "object",
+                "description": "The channels where the event is stored, and delivered, but too few "
+                "replicas have confirmed it in time.",
                 "additionalProperties": {"$ref": _REF + "Position"},
             },
             "channels": {

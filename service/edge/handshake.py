@@ -139,6 +139,9 @@ class Handshake:
         self, upgrade: Upgrade, credential: Credential | None, refusal: Refusal | None
     ) -> None:
         def go_on(verdict: Principal | Refusal | None) -> None:
+            if isinstance(verdict, Principal):
+                # The limits again: others came in while a key was fetched.
+                verdict = self._late_refusal(verdict) or verdict
             principal = verdict if isinstance(verdict, Principal) else None
             connection = self._adopt(upgrade, SUBPROTOCOL, Newcomer(False, principal, Request()))
             if isinstance(verdict, Refusal):

@@ -10,7 +10,12 @@ uvicorn parses requests and runs the ASGI application. Two kinds of request do n
   uvicorn does per request (docs/performance.md). Any other request to these paths, as one whose
   body comes slowly, takes the ordinary way through ASGI, where the same endpoint is.
 
-The guard limits the time and the bytes that a request's head may take, which uvicorn does not.
+The guard limits what one connection may hold, and for how long, which uvicorn does not:
+
+- the time and the bytes of a head, and the bytes of a trailer section;
+- the requests that are parsed ahead: what was read is taken in pieces, some requests a turn of the
+  loop, and the rest waits as bytes, while nothing more is read, until those before it are answered;
+- the time in which nothing of an answer is read.
 
 What ends a connection (no HTTP, a head too large or too slow) is said after the answers to the
 requests before it: a client would take it for one of theirs.
@@ -28,16 +33,25 @@ from urllib.parse import unquote
 
 import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from service.edge.answers import Answer, ProblemError
+from service.edge.answers import Answer, ProblemError, mishap_of
 from service.edge.asgi import Headers
+from service.edge.lobby import Lobby
 from service.edge.upgrade import Opening, accept, read_opening
+from service.hub.outstanding import outstanding
 
 logger = logging.getLogger("herald.http")
 
 HEAD_SECONDS = 10.0
 HEAD_BYTES = 64 * 1024
+UNREAD_SECONDS = 30.0
+_LEAST_READ = 15_000
+"""Bytes: a client that reads less of its answers in `UNREAD_SECONDS` is cut off."""
+_PIECE = 4096
+"""Bytes: the least requests have 18, and each takes kilobytes once it is parsed."""
+_REQUESTS_PER_TURN = 64
+"""Then the others have their turn: a flood of tiny requests must not hold up the loop."""
 _HEAD_END = b"\r\n\r\n"
 
 Respond = Callable[[Answer], None]
@@ -51,28 +65,24 @@ class Doors(NamedTuple):
     Attributes:
         websocket: gets every WebSocket's opening, on any path.
         posts: by raw path.
+        lobby: where those are who wait outside of either.
     """
 
     websocket: Callable[[Upgrade], None]
     posts: Mapping[bytes, PostEndpoint]
+    lobby: Lobby = Lobby()
 
 
 class Upgrade:
     """A WebSocket that is being opened. One of `accept` and `refuse` is called, now or later."""
 
-    __slots__ = ("_default_headers", "_early", "_transport", "opening")
+    __slots__ = ("_early", "_http", "_transport", "opening")
 
-    def __init__(
-        self,
-        opening: Opening,
-        transport: asyncio.Transport,
-        early: bytes,
-        default_headers: list[tuple[bytes, bytes]],
-    ) -> None:
+    def __init__(self, opening: Opening, http: HeraldHttp, early: bytes) -> None:
         self.opening = opening
-        self._transport = transport
+        self._http = http
+        self._transport = http.transport
         self._early = early
-        self._default_headers = default_headers
 
     @property
     def gone(self) -> bool:
@@ -90,8 +100,7 @@ class Upgrade:
 
     def refuse(self, answer: Answer) -> None:
         """Answer with a status instead, and close."""
-        self._transport.write(_response(answer, self._default_headers, keep_alive=False))
-        self._transport.close()
+        self._http.say_and_close(answer)
 
 
 def _response(answer: Answer, headers: list[tuple[bytes, bytes]], *, keep_alive: bool) -> bytes:
@@ -108,9 +117,31 @@ def _response(answer: Answer, headers: list[tuple[bytes, bytes]], *, keep_alive:
 
 _PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
 _TOO_LARGE = ProblemError(431, f"The head of a request may have at most {HEAD_BYTES} bytes.")
-_WENT_WRONG = ProblemError(500, "Something went wrong here; it is logged.")
 _NOT_HTTP = ProblemError(400, "This is no HTTP request that can be understood.")
 _TOO_EARLY = ProblemError(400, "A WebSocket is opened when the requests before it are answered.")
+
+
+class _Flow(FlowControl):
+    """uvicorn's, whose cycles go on reading when they want more of a body.
+
+    `held`: some of what was read is not parsed yet, so nothing more is read, whoever wants it.
+    """
+
+    held = False
+
+    def resume_reading(self) -> None:
+        if not self.held:
+            super().resume_reading()
+
+
+def _origin_form(url: bytes) -> bytes:
+    """A whole URL without its scheme and host, which every server must take (RFC 9112, 3.2.2).
+
+    Raises:
+        HttpParserError: for what is none.
+    """
+    parts = httptools.parse_url(url)
+    return (parts.path or b"/") + (b"" if parts.query is None else b"?" + parts.query)
 
 
 class _DirectCycle:
@@ -156,16 +187,26 @@ class HeraldHttp(HttpToolsProtocol):
     def __init__(self, doors: Doors, **uvicorns: Any) -> None:
         super().__init__(**uvicorns)
         self._doors = doors
+        self.flow: _Flow
         self._head_timer: asyncio.TimerHandle | None = None
+        self._unread_timer: asyncio.TimerHandle | None = None
         self._head_bytes = 0  # of a head that has not come in whole
         self._head_tail = b""
         self._in_head = True
         self._in_body = False  # neither: between two requests
         self._one_head = True  # all that was read at once so far is of one head
-        self._idle_since = math.inf
+        self._no_body_bytes = 0  # of a body, since some of it came: of chunks' heads or trailers
+        self._read = b""  # what was read at once, unless that is just a piece …
+        self._parsed = 0  # … and how much of it has been parsed
+        self._begun = 0  # requests, in this turn
+        self._turn_due = False
+        self._over = False  # lost, or a WebSocket's now
+        self._is_silent = True  # nothing was asked for yet
+        self.idle_since = math.inf
         self._last_words: bytes | None = None  # to be said before closing
+        self._running: RequestResponseCycle | None = None  # the last that ASGI was given
         self._direct: PostEndpoint | None = None  # for the request whose body is being read
-        self._direct_body = b""
+        self._direct_body: list[bytes] = []
 
     # The transport's side
 
@@ -174,28 +215,113 @@ class HeraldHttp(HttpToolsProtocol):
         # nothing here wants to know them.
         self.connections.add(self)
         self.transport = transport
-        self.flow = FlowControl(transport)
+        self.flow = _Flow(transport)
         self.scheme = "http"
         self._head_timer = self.loop.call_later(HEAD_SECONDS, self._head_too_slow)
+        self._doors.lobby.enter(self, self.connections)  # type: ignore[arg-type]
+
+    def make_room(self) -> None:
+        """See `Guest.make_room`."""
+        self.connections.discard(self)
+        self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._over = True
         self._stop_timers()
+        self._stop_watching_reader()
+        self._disconnect()
         super().connection_lost(exc)
+
+    def eof_received(self) -> None:
+        """The client is gone: the transport closes by itself."""
+        self._disconnect()
 
     def data_received(self, data: bytes) -> None:
         if self._last_words is not None:
             return
+        if self._read:  # the pause takes effect a read later
+            self._read += data
+            return
+        self._begun = 0
+        if len(data) <= _PIECE:
+            self._parse(data)
+            self._all_parsed()
+        else:
+            self._read = data
+            if not self._go_on():
+                self._hold()
+
+    def _go_on(self) -> bool:
+        """Parse piece by piece, while requests are answered at once; whether all is parsed."""
+        while self._parsed < len(self._read):
+            if self.pipeline or self._begun >= _REQUESTS_PER_TURN:
+                return False
+            begin = self._parsed
+            self._parsed += _PIECE
+            self._parse(self._read[begin : self._parsed])
+        self._drop_read()
+        self._all_parsed()
+        return True
+
+    def _hold(self) -> None:
+        """Read nothing more until the rest is parsed, in a turn to come."""
+        self.flow.held = True
+        self.flow.pause_reading()
+        self._turn_due = False
+        if not self.pipeline:  # else when that is empty
+            self._plan_turn()
+
+    def _plan_turn(self) -> None:
+        if not self._turn_due:
+            self._turn_due = True
+            self.loop.call_soon(self._next_turn)
+
+    def _next_turn(self) -> None:
+        if self._over:
+            return
+        self._begun = 0
+        if self.transport.is_closing():
+            self._drop_read()
+        if not self._go_on():
+            self._hold()
+        elif not self._over:
+            self.flow.held = self._turn_due = False
+            if not self.pipeline:
+                self.flow.resume_reading()
+
+    def _all_parsed(self) -> None:
+        """All that was read, that is."""
+        if self._direct is not None:
+            self._go_the_ordinary_way()
+
+    def _drop_read(self) -> None:
+        self._read = b""
+        self._parsed = 0
+
+    def _parse(self, data: bytes) -> None:
         self._one_head = not self._in_body
-        if self._one_head and self._is_too_large(data):
+        if self._one_head:
+            too_large = self._is_too_large(data)
+        else:
+            self._no_body_bytes += len(data)
+            too_large = self._no_body_bytes > HEAD_BYTES
+        if too_large:
             self._give_up(_TOO_LARGE)
             return
         try:
             self._feed(data)
+        except httptools.HttpParserCallbackError as failure:
+            error = failure.__context__ or failure
+            if isinstance(error, httptools.HttpParserError):  # a URL that is none
+                self._give_up(_NOT_HTTP)
+                return
+            # Not the client's fault: what the parser calls here has failed.
+            logger.error("a request was not read", exc_info=error)
+            self._give_up(mishap_of(error))
+            return
         except httptools.HttpParserError:
             self._give_up(_NOT_HTTP)
             return
-        if self._direct is not None:
-            self._go_the_ordinary_way()
         if self._in_head:
             # Where the head began is not known, unless all that was read is of it.
             if self._one_head:
@@ -237,14 +363,25 @@ class HeraldHttp(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._in_head = True
-        self._idle_since = math.inf
+        self._begun += 1
+        self.idle_since = math.inf
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # Not uvicorn's, which takes a trailer for one: whoever let this request through has not
+        # looked at those (RFC 9110, 6.5.1).
+        if self._in_head:
+            name = name.lower()
+            if name == b"expect" and value.lower() == b"100-continue":
+                self.expect_100_continue = True
+            self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         self._head_done()
-        self._idle_since = math.inf
+        self.idle_since = math.inf
         if self.parser.should_upgrade():
             return  # `_feed` hears of it
         self._in_body = True
+        self._no_body_bytes = 0
         endpoint = self._doors.posts.get(self.url)
         if (
             endpoint is not None
@@ -254,17 +391,18 @@ class HeraldHttp(HttpToolsProtocol):
             and self.parser.get_method() == b"POST"
         ):
             self._direct = endpoint
-            self._direct_body = b""
+            self._direct_body = []
         else:
+            if not self.url.startswith((b"/", b"*")):
+                self.url = _origin_form(self.url)  # uvicorn knows no URL without a path
             super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
+        self._no_body_bytes = 0
         if self._direct is None:
             super().on_body(body)
-        elif self._direct_body:
-            self._direct_body += body
         else:
-            self._direct_body = body
+            self._direct_body.append(body)
 
     def on_message_complete(self) -> None:
         if self.parser.should_upgrade():
@@ -275,20 +413,20 @@ class HeraldHttp(HttpToolsProtocol):
             super().on_message_complete()
             return
         self._direct = None
-        body, self._direct_body = self._direct_body, b""
+        body, self._direct_body = b"".join(self._direct_body), []
         keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
         cycle = _DirectCycle(self, keep_alive=keep_alive)
         self.cycle = cycle  # type: ignore[assignment]
         try:
             endpoint(self.headers, body, cycle.respond)
-        except Exception:
+        except Exception as error:
             logger.exception("a request was not dealt with")
-            cycle.respond(_WENT_WRONG.answer())
+            cycle.respond(mishap_of(error).answer())
 
     def _go_the_ordinary_way(self) -> None:
         """The body is still coming: ASGI reads it as it comes, with its limits and deadlines."""
         self._direct = None
-        body, self._direct_body = self._direct_body, b""
+        body, self._direct_body = b"".join(self._direct_body), []
         super().on_headers_complete()
         if body:
             super().on_body(body)
@@ -306,9 +444,12 @@ class HeraldHttp(HttpToolsProtocol):
             return
         url = httptools.parse_url(self.url)
         path = unquote((url.path or b"/").decode("ascii"))
+        self._over = True
         self._stop_timers()
+        self._stop_watching_reader()
         self.connections.discard(self)
-        headers = self.server_state.default_headers
+        early += self._read[self._parsed :]
+        self._drop_read()
         try:
             opening = read_opening(
                 self.parser.get_method(),
@@ -318,12 +459,11 @@ class HeraldHttp(HttpToolsProtocol):
                 self.headers,
             )
         except ProblemError as problem:
-            self.transport.write(_response(problem.answer(), headers, keep_alive=False))
-            self.transport.close()
+            self.say_and_close(problem.answer())
             return
         # The parser and this protocol hold each other, which only a collection would find.
         self.parser = None  # type: ignore[assignment]
-        self._doors.websocket(Upgrade(opening, self.transport, early, headers))
+        self._doors.websocket(Upgrade(opening, self, early))
 
     # Time and limits
 
@@ -331,19 +471,27 @@ class HeraldHttp(HttpToolsProtocol):
         """Uvicorn's, with one timer for each connection instead of one for each answer."""
         self.server_state.total_requests += 1
         if self.transport.is_closing():
+            self._watch_reader()
             return
-        self.flow.resume_reading()
         if self.pipeline:
             cycle, app = self.pipeline.pop()
             self._start_asgi_task(cycle, app)
+            if not self.pipeline:
+                self._read_on()
             return
         if self._last_words is not None:
-            self.transport.write(self._last_words)
-            self.transport.close()
+            self._say_and_close(self._last_words)
             return
-        self._idle_since = self.loop.time()
+        self._read_on()
+        self.idle_since = self.loop.time()
         if self.timeout_keep_alive_task is None:
             self._watch_idleness(self.timeout_keep_alive)
+
+    def _read_on(self) -> None:
+        if self.flow.held:
+            self._plan_turn()
+        else:
+            self.flow.resume_reading()
 
     def _unset_keepalive_if_required(self) -> None:
         """Uvicorn's timer of the next request; ours goes on by itself."""
@@ -354,12 +502,42 @@ class HeraldHttp(HttpToolsProtocol):
     def _close_if_idle(self) -> None:
         # Busy now: it may become idle at once, and is then seen after the whole time once more.
         left: float = self.timeout_keep_alive
-        if self._idle_since < math.inf:
-            left += self._idle_since - self.loop.time()
+        if self.idle_since < math.inf:
+            left += self.idle_since - self.loop.time()
         if left > 0:
             self._watch_idleness(left)
         else:
-            self.timeout_keep_alive_handler()
+            self._say_and_close(b"")
+
+    def pause_writing(self) -> None:
+        """An answer waits for its reader: for a while."""
+        super().pause_writing()
+        self._watch_reader()
+
+    def resume_writing(self) -> None:
+        """Most of it was read."""
+        super().resume_writing()
+        self._stop_watching_reader()
+        if self.transport.is_closing():
+            self._watch_reader()  # what is left, too
+
+    def _stop_watching_reader(self) -> None:
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
+            self._unread_timer = None
+
+    def _watch_reader(self) -> None:
+        # What the kernel holds counts too: it asks for more only when a good part of it was read.
+        if self._unread_timer is None and self.transport.get_write_buffer_size():
+            unread = outstanding(self.transport, -1)
+            self._unread_timer = self.loop.call_later(UNREAD_SECONDS, self._look_after, unread)
+
+    def _look_after(self, unread: int) -> None:
+        self._unread_timer = None
+        if outstanding(self.transport, -1) > unread - _LEAST_READ:
+            self.transport.abort()
+        else:
+            self._watch_reader()
 
     def _is_too_large(self, data: bytes) -> bool:
         if self._head_bytes + len(data) <= HEAD_BYTES:
@@ -370,6 +548,9 @@ class HeraldHttp(HttpToolsProtocol):
 
     def _head_done(self) -> None:
         self._in_head = self._one_head = False
+        if self._is_silent:
+            self._is_silent = False
+            self._doors.lobby.leave(self)
         self._head_bytes = 0
         self._head_tail = b""
         if self._head_timer is not None:
@@ -378,7 +559,9 @@ class HeraldHttp(HttpToolsProtocol):
 
     def _head_too_slow(self) -> None:
         self._head_timer = None
-        if not self.transport.is_closing():
+        if self.flow.read_paused:  # the rest of it may be here, or would be: we do not look
+            self._head_timer = self.loop.call_later(HEAD_SECONDS, self._head_too_slow)
+        elif not self.transport.is_closing():
             self._end(b"")
 
     def _stop_timers(self) -> None:
@@ -394,9 +577,38 @@ class HeraldHttp(HttpToolsProtocol):
         headers = self.server_state.default_headers
         self._end(_response(problem.answer(), headers, keep_alive=False))
 
+    def say_and_close(self, answer: Answer) -> None:
+        """Answer, and read nothing more."""
+        headers = self.server_state.default_headers
+        self._say_and_close(_response(answer, headers, keep_alive=False))
+
+    def _say_and_close(self, last_words: bytes) -> None:
+        # The socket is closed once this is read, which some would put off for ever.
+        self.transport.write(last_words)
+        self.transport.close()
+        self._watch_reader()
+        self._disconnect()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _disconnect(self) -> None:
+        """No answer is written any more.
+
+        A transport that is closed takes none, and `connection_lost` comes a moment later. Nor does
+        uvicorn tell the request that is being answered while others wait behind it.
+        """
+        self.pipeline.clear()
+        for cycle in (self._running, self.cycle):
+            if cycle is not None and not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
+
     def _end(self, last_words: bytes) -> None:
         """Say this and close, after the answers to the requests that came in whole."""
         self._stop_timers()
+        self._drop_read()
         answering = self._is_answering()
         if answering and self._in_body:
             # The last request is the one that broke off: it is not answered if it has not begun.
@@ -406,5 +618,4 @@ class HeraldHttp(HttpToolsProtocol):
         if answering:
             self._last_words = last_words
         else:
-            self.transport.write(last_words)
-            self.transport.close()
+            self._say_and_close(last_words)

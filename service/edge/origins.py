@@ -44,9 +44,9 @@ def permits_origin(
 
 
 def _same(origin: str, host: str) -> bool:
-    # The scheme is not compared: TLS usually ends before this server.
+    # Which of the two schemes it is does not count: TLS usually ends before this server.
     try:
-        netloc = urlsplit(origin.lower()).netloc
+        parts = urlsplit(origin.lower())
     except ValueError:  # brackets that are no IPv6 address
         return False
-    return bool(netloc) and netloc == host.lower()
+    return parts.scheme in ("http", "https") and bool(parts.netloc) and parts.netloc == host.lower()

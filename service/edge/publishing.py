@@ -19,10 +19,11 @@ from service.core.errors import (
     EngineUnavailable,
     HeraldError,
     InvalidEvent,
+    NotCopied,
 )
 from service.core.event import Event, check_id, decode_batch, decode_event
 from service.core.principal import Publisher
-from service.edge.answers import JSON, Answer, ProblemError, problem_of
+from service.edge.answers import JSON, Answer, ProblemError, mishap_of, problem_of
 from service.edge.asgi import Headers, Receive, Scope, find_header, header
 from service.edge.body import body_chunks, check_content_length, read_body, too_large, whole
 from service.edge.http import Respond
@@ -108,7 +109,7 @@ class Publishing:
                 return
             if (error := task.exception()) is not None:
                 logger.error("a request was not dealt with", exc_info=error)
-                respond(ProblemError(500, "Something went wrong here; it is logged.").answer())
+                respond(mishap_of(error).answer())
             else:
                 respond(task.result())
 
@@ -191,6 +192,9 @@ class Publishing:
         """
         if receipt.failure is not None:
             problem = problem_of(receipt.failure)
+            if isinstance(receipt.failure, NotCopied):
+                self.stats.events_uncopied += 1
+                problem.members["id"] = receipt.id
             if receipt.positions:
                 problem.members["id"] = receipt.id
                 problem.members["stored"] = receipt.positions

@@ -75,6 +75,7 @@ class Metrics:
         self.gaps = 0
         self.events_accepted = 0
         self.events_duplicate = 0
+        self.events_uncopied = 0
         self._connects = 0
         self._refusals: Counter[str] = Counter()
         self._disconnects: Counter[str] = Counter()
@@ -132,6 +133,11 @@ class Metrics:
             ("connects", "Connections that were admitted.", self._connects),
             ("events_accepted", "Events stored and answered.", self.events_accepted),
             ("events_duplicate", "Events that were known by their id.", self.events_duplicate),
+            (
+                "events_uncopied",
+                "Events stored and refused, as too few replicas confirmed them.",
+                self.events_uncopied,
+            ),
             ("event_deliveries", "Events written to sockets.", self.deliveries),
             ("sent_bytes", "Bytes written to sockets.", self.delivered_bytes),
             ("client_messages", "Messages received from clients.", self.received_messages),

@@ -11,6 +11,7 @@ from typing import TypedDict, Unpack
 import redis
 
 from service.broker.broker import Broker
+from service.broker.copies import Copies
 from service.broker.embedded import EmbeddedEngine
 from service.broker.endpoint import parse_engine_url
 from service.broker.event_log import LogPolicy
@@ -35,13 +36,15 @@ def event(
 
 
 class Options(TypedDict, total=False):
-    """What a test wants otherwise than here; the first five are `LogPolicy`'s."""
+    """What a test wants otherwise than here; the first seven are `LogPolicy`'s."""
 
     history_size: int
     history_ttl: float
     page_bytes: int
     max_in_flight: int
     max_bytes: int
+    min_replicas: int
+    replica_timeout: float
     timeout: float
     reopened: list[str]
 
@@ -49,6 +52,7 @@ class Options(TypedDict, total=False):
 @contextlib.asynccontextmanager
 async def running_broker(url: str, **options: Unpack[Options]) -> AsyncIterator[Broker]:
     """A broker that has begun to connect; see also `open_broker`."""
+    least = options.get("min_replicas", 0)
     default = LogPolicy(options.get("history_size", 100), options.get("history_ttl", 86400.0))
     broker = Broker(
         parse_engine_url(url),
@@ -59,6 +63,7 @@ async def running_broker(url: str, **options: Unpack[Options]) -> AsyncIterator[
             options.get("page_bytes", default.page_bytes),
             options.get("max_in_flight", default.max_in_flight),
             options.get("max_bytes", default.max_bytes),
+            Copies(least, options.get("replica_timeout", 10.0)) if least else None,
         ),
         options.get("timeout", PATIENCE),
         options.get("reopened", []).append,
@@ -152,6 +157,18 @@ async def synced(replica: redis.Redis) -> None:
     await eventually(
         lambda: replica.info("replication").get("master_link_status") == "up", "the replica's copy"
     )
+
+
+async def following(primary: redis.Redis, count: int) -> None:
+    """Wait until so many replicas confirm what is written; they are online a second before."""
+
+    def online() -> int:
+        facts = primary.info("replication").values()
+        return sum(isinstance(fact, dict) and fact["state"] == "online" for fact in facts)
+
+    await eventually(lambda: online() == count, "the replicas")
+    primary.set("written", "", px=60_000)
+    await eventually(lambda: primary.execute_command("WAIT", count, 1) >= count, "the copies")
 
 
 async def caught_up(primary: redis.Redis, replica: redis.Redis) -> None:

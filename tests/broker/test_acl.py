@@ -38,6 +38,8 @@ RULES = (
     "+xrevrange",
 )
 """What docs/operations.md lists, and `+select` where the URL names a database."""
+REPLICA_RULES = ("+wait",)
+"""Besides, where replicas are waited for; see test_replicas.py."""
 
 
 def _make_user(client: redis.Redis, name: str, rules: tuple[str, ...]) -> None:

@@ -9,10 +9,12 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
 
 import pytest
+import redis
 
+from service.broker import keys
 from service.broker.broker import Broker
 from service.broker.topology import Address, slot_of
-from service.core.errors import EngineUnavailable, IdempotencyConflict
+from service.core.errors import EngineUnavailable, IdempotencyConflict, NotCopied
 from service.core.position import BEGINNING
 from service.ports import Receipt, Submission
 from tests.broker.support import (
@@ -638,3 +640,99 @@ async def test_closed_broker_leaves_no_connection(cluster: EngineCluster) -> Non
     async with open_broker(cluster.url):
         await eventually(lambda: named() == 9, "three connections a shard")
     await eventually(lambda: named() == 0, "the end of the connections")
+
+
+# Copies before the answer
+
+
+@pytest.fixture
+def copied() -> Iterator[EngineCluster]:
+    """Three primaries, each with a replica."""
+    with running_cluster(3, 3) as cluster:
+        yield cluster
+
+
+async def test_each_shards_own_replicas_are_waited_for(copied: EngineCluster, channel: str) -> None:
+    cluster = copied
+    names = [f"{channel}/{number}" for number in range(30)]
+    late = cluster.replicas[0]
+    theirs = [name for name in names if cluster.owner(name) is cluster.primaries[0]]
+    assert 0 < len(theirs) < len(names)
+    async with open_broker(cluster.url, min_replicas=1, replica_timeout=0.3) as broker:
+        await _healthy(broker)
+        await eventually(lambda: broker.replicas() == 1, "the count")
+        for name in names:
+            position = await publish(broker, name, id="1")
+            replica = cluster.replicas[cluster.primaries.index(cluster.owner(name))]
+            assert _position_at(replica, name) == str(position)  # at once
+        os.kill(late.engine.pid, signal.SIGSTOP)
+        try:
+            receipt = await submit(broker, event(*names, id="2"))
+            assert isinstance(receipt.failure, NotCopied)
+            assert list(receipt.failure.positions) == theirs
+            assert receipt.positions.keys() == set(names) - set(theirs)
+            assert broker.trouble() is None
+        finally:
+            os.kill(late.engine.pid, signal.SIGCONT)
+        again = await submit(broker, event(*names, id="2"))
+        assert again.duplicate
+        assert again.positions == {**receipt.positions, **receipt.failure.positions}
+
+
+def _position_at(replica: Node, channel: str) -> str:
+    """The last position that a replica knows of."""
+    with redis.Redis(port=replica.port, single_connection_client=True) as client:
+        client.readonly()
+        meta = client.get(keys.meta_key(channel)) or b"- -"
+    return "-".join(meta.decode().split()[:2])
+
+
+async def test_a_slot_that_moves_under_load_keeps_the_order_and_its_copies(
+    copied: EngineCluster, new_name: Callable[[], str]
+) -> None:
+    cluster = copied
+    names = _together(new_name(), 3)
+    async with open_broker(cluster.url, history_size=KEEP, min_replicas=1) as broker:
+        for name in names:
+            await publish(broker, name, b"-1")
+        async with _Stream(broker, names, with_ids=False) as stream:
+            await _move(cluster, names[0], 4, 0.01)
+        assert not stream.failures
+        for name in names:
+            assert await _log(broker, name) == list(range(-1, stream.sent))
+
+
+async def test_what_was_accepted_is_with_the_replica_that_takes_over(
+    copied: EngineCluster, new_name: Callable[[], str]
+) -> None:
+    cluster = copied
+    dying = cluster.primaries[0]
+    name = next(n for n in iter(lambda: f"user:{new_name()}", "") if cluster.owner(n) is dying)
+    async with open_broker(
+        cluster.url, history_size=KEEP, min_replicas=1, replica_timeout=0.3
+    ) as broker:
+        await _healthy(broker)
+        sent = [
+            await broker.log.submit(event(name, data=b"%d" % number, id=str(number)), PUBLISHER)
+            for number in range(200)
+        ]
+        await sent[0].receipt()
+        dying.engine.kill()
+        receipts = [await submission.receipt() for submission in sent]
+        accepted = [n for n, receipt in enumerate(receipts) if receipt.failure is None]
+        assert accepted
+        # It has no replica of its own now: what it stores is not accepted.
+        async with asyncio.timeout(PATIENCE):
+            while not isinstance(
+                (alone := await submit(broker, event(name, data=b"1000", id="1000"))).failure,
+                NotCopied,
+            ):
+                assert isinstance(alone.failure, EngineUnavailable)
+        log = await _log(broker, name)
+        assert set(accepted) <= set(log)
+        assert log == sorted(set(log))
+        dying.engine.restart()  # as its replica
+        async with asyncio.timeout(PATIENCE):
+            while (again := await submit(broker, event(name, data=b"1000", id="1000"))).failure:
+                await asyncio.sleep(0.1)
+        assert again.duplicate

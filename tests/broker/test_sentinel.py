@@ -29,7 +29,7 @@ QUOTED = "correct%3Ahorse"
 
 
 @contextlib.contextmanager
-def _sentinel(directory: Path, primary: TcpEngine) -> Iterator[int]:
+def running_sentinel(directory: Path, primary: TcpEngine) -> Iterator[int]:
     """A sentinel of quorum 1, watching `primary` as "main"; its port."""
     port = free_port()
     config = directory / "sentinel.conf"
@@ -77,7 +77,7 @@ async def test_primary_is_found_and_found_again_after_a_failover(
         with client_of(second.url.replace("//", f"//:{QUOTED}@")) as client:
             await synced(client)
         with (
-            _sentinel(tmp_path, first) as port,
+            running_sentinel(tmp_path, first) as port,
             client_of(f"redis://127.0.0.1:{port}") as sentinel,
         ):
             await eventually(lambda: _primary_port(sentinel) == first.port, "the sentinel")
@@ -101,7 +101,7 @@ async def test_primary_is_found_and_found_again_after_a_failover(
 async def test_a_service_that_the_sentinels_do_not_know_is_named(tmp_path: Path) -> None:
     with (
         tcp_engine() as engine,
-        _sentinel(tmp_path, engine) as port,
+        running_sentinel(tmp_path, engine) as port,
         client_of(f"redis://127.0.0.1:{port}") as sentinel,
     ):
         await eventually(lambda: _primary_port(sentinel) == engine.port, "the sentinel")

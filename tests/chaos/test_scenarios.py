@@ -12,7 +12,7 @@ from tests.chaos.scenarios import ALL
 from tests.chaos.world import SHORT, Scenario, play
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("scenario", ALL, ids=lambda scenario: scenario.name)
 async def test_guarantees_hold(scenario: Scenario, tmp_path: Path) -> None:
     seed = int(os.environ.get("CHAOS_SEED") or secrets.randbelow(1 << 30))

@@ -20,7 +20,7 @@ from tests.chaos.readiness import ReadinessWatch
 from tests.harness.certificates import Authority, server_context
 from tests.harness.process import KEY, Herald, mint
 
-PATIENCE = 60.0
+PATIENCE = 120.0
 """Seconds for what must come true; generous, and returns at once when it does."""
 MARKER = "topic:marker"
 _SETTINGS = {
@@ -47,7 +47,7 @@ class Scale:
         users, each: how many users, and connections of each.
         publishers: and the mean pause of one between two events, in seconds.
         fleet: connections of the rolling restart.
-        storm: connections that break off at once.
+        storm: connections that break off at once, once.
         topics: of one connection, where there are many.
         repeats: how often a fault is injected.
         hold: seconds that a fault lasts, where it has no length of its own.
@@ -65,7 +65,7 @@ class Scale:
 
 
 SHORT = Scale()
-LONG = Scale(20, 3, 4, 0.01, 5000, 10_000, 5000, 5, 5.0)
+LONG = Scale(20, 3, 4, 0.01, 5000, 10_000, 5000, 3, 3.0)
 
 
 Fault = Callable[["World"], Awaitable[None]]

@@ -194,6 +194,8 @@ def test_serve_refuses_to_start_and_names_what_is_missing(missing: str) -> None:
         ({"jwt_jwks_url": "https://issuer/keys"}, "HERALD_JWT_JWKS_URL"),
         ({"jwt_secret_file": "/nowhere"}, "HERALD_JWT_SECRET_FILE"),
         ({"host": "no such host"}, "HERALD_HOST"),
+        ({"min_replicas": "17"}, "HERALD_MIN_REPLICAS"),
+        ({"min_replicas": "1", "engine_timeout": "1.9"}, "HERALD_REPLICA_TIMEOUT"),
         ({"service_host": "10.0.0.1"}, "enableServiceLinks"),
         ({"port": "tcp://10.0.0.1:8000"}, "enableServiceLinks"),
     ],
@@ -247,6 +249,9 @@ def test_check_says_what_is_wrong_and_what_is_good(engine: EmbeddedEngine) -> No
     done = run("check", environment=away)
     assert done.returncode == 1
     assert "engine" in done.stderr
+    alone = run("check", environment={**good, "HERALD_MIN_REPLICAS": "1"})
+    assert alone.returncode == 1
+    assert "HERALD_MIN_REPLICAS" in alone.stderr
 
 
 def test_token_publish_and_listen_work_together(herald: Herald, user: str) -> None:

@@ -195,7 +195,18 @@ def test_channel_of_any_name_is_read_back(
 
 
 @pytest.mark.parametrize(
-    "name", ["alice", "user:", "topic:", "topic:a b", "topic:é", "group:a", "user:a%00", "%FF"]
+    "name",
+    [
+        "alice",
+        "user:",
+        "topic:",
+        "topic:a b",
+        "topic:é",
+        "group:a",
+        "user:a%00",
+        "user:a%0A",
+        "%FF",
+    ],
 )
 def test_no_channel_is_400(herald: Herald, name: str) -> None:
     path = f"{herald.url}/v1/channels/{name}/events"

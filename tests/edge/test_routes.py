@@ -78,11 +78,16 @@ REQUESTS: dict[str, tuple[str, str, dict[str, str], bytes]] = {
     "final slash": ("POST", "/v1/events/", {}, _json(GOOD)),
     "two slashes": ("POST", "//v1/events", {}, _json(GOOD)),
     "escaped": ("POST", "/v1/%65vents", {}, _json(GOOD)),
+    "whole URL": ("POST", "http://other/v1/events", {}, _json(GOOD)),
+    "whole URL with a query": ("POST", "http://other/v1/events?a=b", {}, _json(GOOD)),
+    "whole URL without a path": ("GET", "http://other", {}, b""),
+    "URL that is none": ("GET", "http://other:99999/healthz/live", {}, b""),
     "unknown": ("POST", "/v1/event", {}, _json(GOOD)),
     "live": ("GET", "/healthz/live", {}, b""),
     "openapi": ("GET", "/openapi.json", {}, b""),
     "WebSocket without one": ("GET", "/v1/ws", {}, b""),
 }
+STATUSES = {"whole URL": 202, "whole URL without a path": 404, "URL that is none": 400}
 _CHANGING = re.compile(rb"[0-9]{10,}-[0-9]+|[0-9a-f]{16}-[0-9a-f]+")
 
 
@@ -134,4 +139,5 @@ def test_both_ways_answer_the_same(
 
     direct = ask(_in_one_piece)
     assert direct[0] < 500
+    assert direct[0] == STATUSES.get(name, direct[0])
     assert direct == ask(WAYS[way])

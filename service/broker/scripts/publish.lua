@@ -8,6 +8,8 @@
 --       6 when it was accepted, Unix microseconds, passed on to the subscribers
 --       7 the event's own time to live in ms, or ''
 --       8 fingerprint of the payload, 9 how long an id holds (ms)
+--       10 anything where replicas are waited for: a known id is written again, as it is, so that
+--          their confirmation is one of the event as well
 -- Reply {'stored' | 'duplicate' | 'conflict', position}
 local idempotent = KEYS[3]
 if idempotent then
@@ -15,6 +17,9 @@ if idempotent then
   if known then
     local fingerprint, position = string.match(known, '^(%S+) (%S+)$')
     if fingerprint == ARGV[8] then
+      if ARGV[10] then
+        redis.call('SET', idempotent, known, 'KEEPTTL')
+      end
       return {'duplicate', position}
     end
     return {'conflict', position}
