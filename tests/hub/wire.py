@@ -10,14 +10,25 @@ import struct
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
+from websockets.frames import apply_mask
+
 from tests.harness.process import PATIENCE, Herald, mint
 
 CONT, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 _MASK = b"\0\0\0\0"  # a mask that changes nothing: frames can be read in a failure
 
 
-def frame(opcode: int, payload: bytes = b"", *, fin: bool = True, masked: bool = True) -> bytes:
-    first = (0x80 if fin else 0) | opcode
+def frame(
+    opcode: int,
+    payload: bytes = b"",
+    *,
+    fin: bool = True,
+    masked: bool = True,
+    reserved: int = 0,
+    mask: bytes = _MASK,
+) -> bytes:
+    """One frame of a client's. `reserved`: the three bits as a number, the first is worth 4."""
+    first = (0x80 if fin else 0) | reserved << 4 | opcode
     bit = 0x80 if masked else 0
     size = len(payload)
     if size < 126:
@@ -26,7 +37,7 @@ def frame(opcode: int, payload: bytes = b"", *, fin: bool = True, masked: bool =
         head = struct.pack("!BBH", first, bit | 126, size)
     else:
         head = struct.pack("!BBQ", first, bit | 127, size)
-    return head + (_MASK if masked else b"") + payload
+    return head + (mask + apply_mask(payload, mask) if masked else payload)
 
 
 def text(**message: Any) -> bytes:
