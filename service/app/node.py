@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import resource
 import secrets
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from service.app.credentials import build_verifiers
 from service.app.garbage import tend_garbage
@@ -35,6 +37,8 @@ logger = logging.getLogger("herald.node")
 
 _RESERVED_FILES = 128
 """Open files kept for the engine, logs and HTTP requests."""
+_PAUSE_SECONDS = 0.5
+"""Before what must never end begins again."""
 
 
 class Place(NamedTuple):
@@ -120,12 +124,10 @@ class Node:
         await self._exposition.start()
         loop = asyncio.get_running_loop()
         self._tasks = [
-            loop.create_task(self.clients.beat(), name="heartbeat"),
-            loop.create_task(self.hub.audit(), name="audit"),
-            loop.create_task(tend_garbage(), name="garbage"),
+            loop.create_task(_go_on(self.clients.beat), name="heartbeat"),
+            loop.create_task(_go_on(self.hub.audit), name="audit"),
+            loop.create_task(_go_on(tend_garbage), name="garbage"),
         ]
-        for task in self._tasks:
-            task.add_done_callback(_must_not_end)
 
     async def drain(self) -> None:
         """Move the clients away."""
@@ -141,9 +143,15 @@ class Node:
         await self.broker.close()
 
 
-def _must_not_end(task: asyncio.Task[None]) -> None:
-    if not task.cancelled():
-        logger.critical("a task ended that must not", exc_info=task.exception())
+async def _go_on(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Do what must never end, and begin again where it failed, for want of memory as a rule."""
+    while True:
+        with contextlib.suppress(Exception):  # then logging it may fail as well
+            try:
+                await work()
+            except Exception:
+                logger.exception("a task failed; it begins again")
+        await asyncio.sleep(_PAUSE_SECONDS)
 
 
 def log_policy(settings: Settings) -> LogPolicy:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import Awaitable, Callable
@@ -13,6 +14,9 @@ from service.core.backoff import full_jitter
 from service.core.errors import EngineUnavailable
 
 logger = logging.getLogger("herald.engine")
+
+_PAUSE_SECONDS = 0.5
+"""After a failure that is not the engine's."""
 
 
 class LinkKeeper:
@@ -48,6 +52,7 @@ class LinkKeeper:
         self._make = make
         self._link: Link | None = None
         self._open = asyncio.Event()
+        self._opened_before = False
         self.trouble: str | None = "not connected yet"
 
     @property
@@ -72,9 +77,21 @@ class LinkKeeper:
         return self._link
 
     async def run(self) -> None:
-        """Keep a link open until cancelled."""
+        """Keep a link open until cancelled, whatever fails: nobody else takes a new one."""
+        while True:
+            # Without memory even the line that says so may fail.
+            with contextlib.suppress(Exception):
+                try:
+                    await self._keep()
+                except Exception as error:
+                    self.trouble = f"its keeper failed: {type(error).__name__}"
+                    self._give_up()
+                    logger.exception("a link's keeper failed", extra={"link": self.name})
+            with contextlib.suppress(Exception):
+                await asyncio.sleep(_PAUSE_SECONDS)
+
+    async def _keep(self) -> None:
         attempt = 0
-        opened_before = False
         while True:
             link: Link | None = None
             try:
@@ -95,16 +112,14 @@ class LinkKeeper:
             self._link = link
             self._open.set()
             self.trouble = None
-            if opened_before:
+            if self._opened_before:
                 logger.warning("engine link restored", extra={"link": self.name})
                 self._reopened(self.name)
-            opened_before = True
+            self._opened_before = True
             try:
                 await self._watch(link)
             finally:
-                self._link = None
-                self._open.clear()
-                link.abort()
+                self._give_up()
             self.trouble = link.loss
             logger.warning("engine link lost", extra={"link": self.name})
 
@@ -113,6 +128,12 @@ class LinkKeeper:
         if self._link is not None:
             logger.warning("engine link dropped", extra={"link": self.name, "reason": reason})
             self._link.abort()
+
+    def _give_up(self) -> None:
+        link, self._link = self._link, None
+        self._open.clear()
+        if link is not None:
+            link.abort()
 
     def _failed(self, error: Exception, attempt: int) -> None:
         # A TimeoutError (an OSError) has no text of its own.

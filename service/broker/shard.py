@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 
@@ -130,10 +131,11 @@ class Shard:
     async def _probe(self) -> None:
         """Probe for ever, whatever happens."""
         while True:
-            try:
-                await self._probe_on()
-            except Exception:
-                logger.exception("the probe failed")
+            with contextlib.suppress(Exception):  # without memory, logging it may fail as well
+                try:
+                    await self._probe_on()
+                except Exception:
+                    logger.exception("the probe failed")
             await asyncio.sleep(_PROBE_INTERVAL)
 
     async def _probe_on(self) -> None:
