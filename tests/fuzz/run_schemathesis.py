@@ -27,7 +27,13 @@ def main(program: str) -> int:
             tempfile.TemporaryDirectory() as directory,
             running(engine.url, Path(directory), log_level="info") as herald,
         ):
-            command = [program, "run", str(ROOT / "openapi/openapi.yaml"), "--url", herald.url]
+            command = [
+                str(Path(program).absolute()),
+                "run",
+                str(ROOT / "openapi/openapi.yaml"),
+                "--url",
+                herald.url,
+            ]
             command += ["--header", f"Authorization: Bearer {KEY}", "--seed", str(SEED)]
             command += [
                 "--max-examples",
