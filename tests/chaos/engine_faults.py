@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+from collections.abc import Awaitable, Callable
 
 import redis
 
@@ -129,14 +130,19 @@ def _overruns(server: Server) -> int:
     return int(server.admin.info("stats")["client_output_buffer_limit_disconnections"])
 
 
-async def _read_only(world: World) -> None:
-    server = world.single.server
-    for _ in range(world.scale.repeats):
-        server.do("CONFIG", "SET", "min-replicas-to-write", "1")
-        await world.all_unready()
-        await world.hold()
-        server.do("CONFIG", "SET", "min-replicas-to-write", "0")
-        await world.all_ready()
+def _refusing(name: str, value: str, usual: str) -> Callable[[World], Awaitable[None]]:
+    """A configuration with which the engine takes no writes, for a while."""
+
+    async def fault(world: World) -> None:
+        server = world.single.server
+        for _ in range(world.scale.repeats):
+            server.do("CONFIG", "SET", name, value)
+            await world.all_unready()
+            await world.hold()
+            server.do("CONFIG", "SET", name, usual)
+            await world.all_ready()
+
+    return fault
 
 
 async def _demoted(world: World) -> None:
@@ -148,16 +154,6 @@ async def _demoted(world: World) -> None:
         server.do("REPLICAOF", "NO", "ONE")
         await world.all_ready()
         await world.go_on()
-
-
-async def _full(world: World) -> None:
-    server = world.single.server
-    for _ in range(world.scale.repeats):
-        server.do("CONFIG", "SET", "maxmemory", "1")
-        await world.all_unready()
-        await world.hold()
-        server.do("CONFIG", "SET", "maxmemory", "0")
-        await world.all_ready()
 
 
 async def _loading(world: World) -> None:
@@ -262,7 +258,7 @@ SCENARIOS = (
     Scenario(
         "engine refuses writes",
         "min-replicas-to-write without replicas: NOREPLICAS",
-        _read_only,
+        _refusing("min-replicas-to-write", "1", "0"),
         unready=True,
     ),
     Scenario(
@@ -275,7 +271,7 @@ SCENARIOS = (
     Scenario(
         "engine full",
         "maxmemory of one byte, noeviction: OOM",
-        _full,
+        _refusing("maxmemory", "1", "0"),
         unready=True,
     ),
     Scenario(
