@@ -27,6 +27,7 @@ from tests.harness.cluster import Node
 async def _restarted(world: World) -> None:
     for _ in range(world.scale.repeats):
         server = world.single.server
+        world.strike()
         server.process.kill()
         await world.all_unready()
         await asyncio.to_thread(server.process.restart)
@@ -39,6 +40,7 @@ async def _failover(world: World) -> None:
     assert isinstance(engine, SentinelSet)
     for _ in range(world.scale.repeats):
         old = await asyncio.to_thread(engine.primary)
+        world.strike()
         old.process.kill()
         await world.all_unready()
         await asyncio.to_thread(engine.wait_for_another, old)
@@ -53,6 +55,7 @@ async def _cluster_failover(world: World) -> None:
     assert isinstance(engine, ReplicatedCluster)
     for _ in range(world.scale.repeats):
         old = await asyncio.to_thread(engine.primary_of, "all")
+        world.strike()
         old.engine.kill()
         await world.all_unready()
         await asyncio.to_thread(engine.wait_for_another, old)
@@ -136,6 +139,7 @@ def _refusing(name: str, value: str, usual: str) -> Callable[[World], Awaitable[
     async def fault(world: World) -> None:
         server = world.single.server
         for _ in range(world.scale.repeats):
+            world.strike()
             server.do("CONFIG", "SET", name, value)
             await world.all_unready()
             await world.hold()
@@ -149,6 +153,7 @@ async def _demoted(world: World) -> None:
     """It becomes a replica of nobody who is there, and is promoted again."""
     server = world.single.server
     for _ in range(world.scale.repeats):
+        world.strike()
         server.do("REPLICAOF", "127.0.0.1", "1")
         await world.all_unready()
         server.do("REPLICAOF", "NO", "ONE")
@@ -179,6 +184,7 @@ async def _loading(world: World) -> None:
 async def _stands_still(world: World) -> None:
     pid = world.single.server.process.pid
     for _ in range(world.scale.repeats):
+        world.strike()
         os.kill(pid, signal.SIGSTOP)
         try:
             await world.all_unready()
@@ -194,6 +200,7 @@ async def _wrong_password(world: World) -> None:
     admin = server.admin
     with admin.client() as held:  # authenticated before, so it stays in
         for _ in range(world.scale.repeats):
+            world.strike()
             held.execute_command("CONFIG", "SET", "requirepass", "changed")
             for kind in ("normal", "pubsub"):
                 held.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")

@@ -20,6 +20,7 @@ async def _cut(world: World, proxies: list[Proxy]) -> None:
 
 
 async def _half_open(world: World, proxies: list[Proxy]) -> None:
+    world.strike()
     for proxy in proxies:
         proxy.weather = Weather(swallow=True)
     if proxies == [world.engine_proxy]:
@@ -66,6 +67,7 @@ async def _expired(world: World) -> None:
     assert world.engine_proxy is not None
     for number in range(world.scale.repeats):
         expired = world.authority.certify(f"expired{number}", -10, -1)
+        world.strike()
         await world.engine_proxy.present(server_context(*expired))
         await world.all_unready()
         await world.hold()

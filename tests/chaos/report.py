@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tests.chaos.scenarios import ALL
 from tests.chaos.world import Outcome, Scenario
 
 _BEGIN, _END = "<!-- generated: chaos -->", "<!-- end -->"
@@ -70,8 +71,8 @@ class Report:
 
     def _table(self) -> str:
         lines = ["| " + " | ".join(_HEADS) + " |", "|---" * len(_HEADS) + "|"]
-        lines += ["| " + " | ".join(_cells(row)) + " |" for row in self._rows.values()]
-        rows = self._rows.values()
+        rows = [self._rows[scenario.name] for scenario in ALL if scenario.name in self._rows]
+        lines += ["| " + " | ".join(_cells(row)) + " |" for row in rows]
         lines += [
             "",
             f"In all: {sum(row['accepted'] for row in rows):,} events accepted, "

@@ -175,8 +175,12 @@ class World:
         """Let the fault last."""
         await asyncio.sleep(self.scale.hold * part)
 
+    def strike(self) -> None:
+        """The fault that stops delivery is injected now."""
+        self.readiness.mark()
+
     async def all_unready(self) -> None:
-        """Until no gateway says that it is ready; how long it took goes into the report."""
+        """Until no gateway says that it is ready; the longest time since `strike` is reported."""
         took = await self.readiness.none_ready(PATIENCE)
         self.unready_after = max(took, self.unready_after or 0.0)
 
@@ -367,7 +371,6 @@ async def running_world(
 async def play(scenario: Scenario, scale: Scale, seed: int, directory: Path) -> Outcome:
     """Set everything up, inject the fault under load, and hold the books against the guarantees."""
     async with running_world(scenario, scale, seed, directory) as world:
-        world.readiness.mark()
         await scenario.fault(world)
         recovery = await world.recovered()
         await world.go_on()
