@@ -658,7 +658,7 @@ async def test_each_shards_own_replicas_are_waited_for(copied: EngineCluster, ch
     late = cluster.replicas[0]
     theirs = [name for name in names if cluster.owner(name) is cluster.primaries[0]]
     assert 0 < len(theirs) < len(names)
-    async with open_broker(cluster.url, min_replicas=1, replica_timeout=0.3) as broker:
+    async with open_broker(cluster.url, min_replicas=1, replica_timeout=3.0) as broker:
         await _healthy(broker)
         await eventually(lambda: broker.replicas() == 1, "the count")
         for name in names:
@@ -709,7 +709,7 @@ async def test_what_was_accepted_is_with_the_replica_that_takes_over(
     dying = cluster.primaries[0]
     name = next(n for n in iter(lambda: f"user:{new_name()}", "") if cluster.owner(n) is dying)
     async with open_broker(
-        cluster.url, history_size=KEEP, min_replicas=1, replica_timeout=0.3
+        cluster.url, history_size=KEEP, min_replicas=1, replica_timeout=3.0
     ) as broker:
         await _healthy(broker)
         sent = [

@@ -30,7 +30,7 @@ async def test_an_event_without_its_copies_is_503_and_its_repeat_202(
     primary, replica = pair
     with client_of(primary.url) as client:
         await following(client, 1)
-    herald = start(primary.url, min_replicas="1", replica_timeout="0.3")
+    herald = start(primary.url, min_replicas="1", replica_timeout="2")
     channel, other = f"user:{user}", f"topic:{user}"
     page = await open_herald(herald, token=mint(user))
     await page.expect("welcome")
