@@ -360,11 +360,12 @@ async def running_world(
         yield world
     finally:
         await world.end()
+        for node in world.nodes:
+            await asyncio.to_thread(node.stop)
+        # Only now: a connection that is being accepted while its listener closes is left open.
         for proxy in [*world.client_proxies, world.engine_proxy]:
             if proxy is not None:
                 await proxy.close()
-        for node in world.nodes:
-            await asyncio.to_thread(node.stop)
         await asyncio.to_thread(world.engine.stop)
 
 
