@@ -96,7 +96,10 @@ class CopyingLink(Link):
             return
         copied = answer.result() >= self._least
         self._tell(copied, answer.result())
-        writes, self._asked = self._asked, []
+        # What was put off, for want of its script, was not written before the WAIT.
+        writes = [write for write in self._asked if write.reply.done()]
+        self._gathered[:0] = [write for write in self._asked if not write.reply.done()]
+        self._asked = []
         for reply, outcome in writes:
             refusal = reply.exception()
             if outcome.done():

@@ -218,15 +218,7 @@ class RedisEventLog:
     async def read(self, channel: str, after: Position | None, limit: int | None = None) -> Page:
         """See `EventLog.read`."""
         link = self._read.link or await self._read.wait_open(PATIENCE)
-        command = self._commands.read(channel, after, limit)
-        try:
-            reply = await link.call(*command)
-        except EngineError as error:
-            if not is_unknown_script(error):
-                raise
-            await load_scripts(link)
-            reply = await link.call(*command)
-        return page_of(reply)
+        return page_of(await link.call(*self._commands.read(channel, after, limit)))
 
     async def tips(self, channels: Sequence[str]) -> list[Position | None]:
         """See `EventLog.tips`."""
@@ -331,7 +323,7 @@ class Receipts:
 class RedisSubmission(Receipts):
     """The `Submission` port: one script call per channel, sent when this is made."""
 
-    __slots__ = ("_commands", "_link", "_replies")
+    __slots__ = ("_link", "_replies")
 
     def __init__(
         self,
@@ -341,7 +333,6 @@ class RedisSubmission(Receipts):
         link: Link,
     ) -> None:
         super().__init__(event_id, channels)
-        self._commands = commands
         self._link = link
         self._replies = [link.call(*command) for command in commands]
 
@@ -354,34 +345,18 @@ class RedisSubmission(Receipts):
         return self._replies[index]
 
     async def _reply(self, index: int) -> tuple[bytes, bytes]:
-        try:
-            reply = await self._replies[index]
-        except EngineError as error:
-            if not is_unknown_script(error):
-                raise
-            # Not carried out, so it is safe to repeat.
-            await load_scripts(self._link)
-            reply = await self._link.call(*self._commands[index])
+        reply = await self._replies[index]
         return reply[0], reply[1]
 
 
 async def load_scripts(link: Link) -> None:
-    """Teach the engine the scripts; a restarted or flushed engine has forgotten them.
+    """Teach the engine the scripts; a restarted engine has forgotten them.
 
     Raises:
         EngineError, EngineUnavailable, TimeoutError
     """
-    loads = [
-        link.call("SCRIPT", "LOAD", script.source)
-        for script in (scripts.PUBLISH, scripts.READ, scripts.PROBE)
-    ]
     async with asyncio.timeout(_LOAD_SECONDS):
-        await asyncio.gather(*loads)
-
-
-def is_unknown_script(error: EngineError) -> bool:
-    """Whether the engine has forgotten the scripts (`load_scripts`)."""
-    return str(error).startswith("NOSCRIPT")
+        await link.learn([s.source for s in (scripts.PUBLISH, scripts.READ, scripts.PROBE)])
 
 
 def _position(text: bytes) -> Position:

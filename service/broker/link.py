@@ -2,13 +2,18 @@
 
 Commands of one turn of the event loop go out in one write; replies come back in order. This costs
 about a fifth of redis-py's CPU per command, and a twentieth per pushed message (docs/adr/0003).
+
+An engine that was told to forget its scripts refuses those that are called, while later ones may
+find them loaded again. So that commands keep their order, nothing more is sent from the first such
+refusal until all that is in flight is answered. Then the scripts are loaded, what was refused goes
+out again in its order, and what was called meanwhile follows.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import hiredis
@@ -23,6 +28,9 @@ Argument = bytes | str | int
 # hiredis types its argument as a tuple of one.
 _pack = cast("Callable[[tuple[Argument, ...]], bytes]", hiredis.pack_command)
 _PING = _pack(("PING",))
+
+
+_Call = tuple["asyncio.Future[Any]", bytes]
 
 
 RefusalHandler = Callable[[tuple[bytes, ...], str], bool]
@@ -56,12 +64,16 @@ class Link(asyncio.Protocol):
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader()
-        self._pending: deque[tuple[asyncio.Future[Any] | _Subscription, float, int]] = deque()
+        self._pending: deque[tuple[asyncio.Future[Any] | _Subscription, float, bytes]] = deque()
         self._outgoing: list[bytes] = []
         self._transport: asyncio.Transport | None = None
         self._on_push = on_push
         self._on_refused = on_refused
         self._fault = ""
+        self._loads: list[bytes] = []
+        self._refused_calls: list[_Call] = []  # for want of their scripts
+        self._held: list[_Call] = []  # called since then
+        self._repeated: set[asyncio.Future[Any]] = set()
         self.in_flight_bytes = 0
         """Of commands without an answer."""
         self.closed: asyncio.Future[None] = self._loop.create_future()
@@ -83,8 +95,8 @@ class Link(asyncio.Protocol):
                     if self._on_push is not None:
                         self._on_push(reply)
                     continue
-                waiting, sent, size = pending.popleft()
-                self.in_flight_bytes -= size
+                waiting, sent, packed = pending.popleft()
+                self.in_flight_bytes -= len(packed)
                 if isinstance(waiting, _Subscription):
                     if not isinstance(reply, hiredis.HiredisError):
                         continue  # the PING behind a SUNSUBSCRIBE
@@ -93,24 +105,32 @@ class Link(asyncio.Protocol):
                         self.abort()
                         return
                     if waiting.parting:
-                        pending.appendleft((waiting, sent, size))  # its PING is still in wait
+                        pending.appendleft((waiting, sent, packed))  # its PING is still in wait
                     continue
                 if waiting.done():
                     continue
                 if isinstance(reply, hiredis.HiredisError):
-                    waiting.set_exception(EngineError(str(reply)))
+                    if not self._is_put_off(waiting, packed, str(reply)):
+                        waiting.set_exception(EngineError(str(reply)))
                 else:
                     waiting.set_result(reply)
         except (hiredis.ProtocolError, IndexError):
             self.abort()
+        if self._refused_calls and not pending:
+            self._repeat()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         for waiting, _, _ in self._pending:
             if not isinstance(waiting, _Subscription) and not waiting.done():
                 waiting.set_exception(EngineUnavailable(self.loss))
+        for future, _ in (*self._refused_calls, *self._held):
+            if not future.done():
+                future.set_exception(EngineUnavailable(self.loss))
         self._pending.clear()
         self._outgoing.clear()
+        self._refused_calls.clear()
+        self._held.clear()
         if not self.closed.done():
             self.closed.set_result(None)
 
@@ -119,7 +139,7 @@ class Link(asyncio.Protocol):
     @property
     def in_flight(self) -> int:
         """Commands without an answer."""
-        return len(self._pending)
+        return len(self._pending) + len(self._refused_calls) + len(self._held)
 
     def call(self, *command: Argument) -> asyncio.Future[Any]:
         """Send one command; the future gets its reply.
@@ -132,12 +152,24 @@ class Link(asyncio.Protocol):
             future.set_exception(EngineUnavailable(self.loss))
             return future
         packed = _pack(command)
-        self._pending.append((future, self._loop.time(), len(packed)))
         self.in_flight_bytes += len(packed)
+        if self._refused_calls:
+            self._held.append((future, packed))
+            return future
+        self._pending.append((future, self._loop.time(), packed))
         if not self._outgoing:
             self._loop.call_soon(self._flush)
         self._outgoing.append(packed)
         return future
+
+    async def learn(self, scripts: Sequence[bytes]) -> None:
+        """Have the engine load these scripts, now and whenever it has forgotten them.
+
+        Raises:
+            EngineError, EngineUnavailable
+        """
+        await asyncio.gather(*(self.call("SCRIPT", "LOAD", source) for source in scripts))
+        self._loads = [_pack(("SCRIPT", "LOAD", source)) for source in scripts]
 
     def send_subscription(self, command: str, *channels: bytes) -> None:
         """Send SSUBSCRIBE or SUNSUBSCRIBE.
@@ -148,7 +180,7 @@ class Link(asyncio.Protocol):
         if self._transport is None:
             return
         parting = command == "SUNSUBSCRIBE"
-        self._pending.append((_Subscription(channels, parting), self._loop.time(), 0))
+        self._pending.append((_Subscription(channels, parting), self._loop.time(), b""))
         if not self._outgoing:
             self._loop.call_soon(self._flush)
         self._outgoing.append(_pack((command, *channels)))
@@ -168,6 +200,29 @@ class Link(asyncio.Protocol):
     def loss(self) -> str:
         """A sentence on why the connection is gone."""
         return "The engine's connection was lost." + self._fault
+
+    def _is_put_off(self, future: asyncio.Future[Any], packed: bytes, error: str) -> bool:
+        """Whether a command that was refused is sent again, for it was for want of its script."""
+        if not (self._loads and error.startswith("NOSCRIPT")) or future in self._repeated:
+            return False
+        self.in_flight_bytes += len(packed)
+        self._refused_calls.append((future, packed))
+        return True
+
+    def _repeat(self) -> None:
+        calls = [*self._refused_calls, *self._held]
+        self._repeated = {future for future, _ in self._refused_calls}
+        self._refused_calls.clear()
+        self._held.clear()
+        for load in self._loads:
+            loaded: asyncio.Future[Any] = self._loop.create_future()
+            loaded.add_done_callback(asyncio.Future.exception)  # shows in the calls behind it
+            self._pending.append((loaded, self._loop.time(), b""))
+            self._outgoing.append(load)
+        for future, packed in calls:
+            self._pending.append((future, self._loop.time(), packed))
+            self._outgoing.append(packed)
+        self._loop.call_soon(self._flush)
 
     def _confirmed(self) -> None:
         # Answers come in order, so the subscription that is confirmed is the oldest in wait.

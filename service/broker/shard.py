@@ -10,7 +10,7 @@ from collections.abc import Callable
 from service.broker import keys, scripts
 from service.broker.copies import Copies, publish_link
 from service.broker.endpoint import Locate
-from service.broker.event_log import is_unknown_script, load_scripts
+from service.broker.event_log import load_scripts
 from service.broker.keeper import LinkKeeper
 from service.broker.link import Link, is_primary
 from service.broker.subscriber import ELSEWHERE, Strays, Subscriber
@@ -174,14 +174,10 @@ class Shard:
         try:
             await link.call(*script)
         except EngineError as error:
-            if is_unknown_script(error):
-                await load_scripts(link)
-                await link.call(*script)
-            elif str(error).startswith(ELSEWHERE):
-                # The probe's slot is on its way to another shard: what it pushes is still heard.
-                await link.call("SPUBLISH", subscriber.probe, _PROBE)
-            else:
+            if not str(error).startswith(ELSEWHERE):
                 raise
+            # The probe's slot is on its way to another shard: what it pushes is still heard.
+            await link.call("SPUBLISH", subscriber.probe, _PROBE)
 
     async def _leave_replicas(self) -> None:
         """Give up links to a server that was a primary when they were opened and is none now."""

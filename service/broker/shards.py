@@ -7,7 +7,6 @@ every quarter second while something is wrong, and every ten seconds otherwise.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 from collections.abc import Callable, Coroutine, Sequence
@@ -15,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 from service.broker.copies import Copies, publish_link
 from service.broker.endpoint import Endpoint, Locate, Seeds
-from service.broker.event_log import is_unknown_script, load_scripts
+from service.broker.event_log import load_scripts
 from service.broker.link import Argument, Link, open_link
 from service.broker.shard import Shard
 from service.broker.subscriber import Strays
@@ -188,7 +187,8 @@ class Shards:
         try:
             return Reply(await link.call(*command), None)
         except EngineError as error:
-            await _expect_repeatable(error, link)
+            if not is_repeatable(error):
+                raise
             fault = str(error)
         assert shard.address is not None
         redirect = parse_redirect(fault, shard.address)
@@ -223,7 +223,8 @@ class Shards:
                 asking.result()
                 return reply.result()
             except EngineError as error:
-                await _expect_repeatable(error, link)
+                if not is_repeatable(error):
+                    raise
                 raise _NotDone(str(error)) from None
         finally:
             if own is not None:
@@ -346,14 +347,6 @@ class Shards:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-async def _expect_repeatable(error: EngineError, link: Link) -> None:
-    if not is_repeatable(error):
-        raise error
-    if is_unknown_script(error):
-        with contextlib.suppress(TimeoutError):  # it will be found unknown again
-            await load_scripts(link)
 
 
 def _at(seeds: Seeds, address: Address) -> Locate:

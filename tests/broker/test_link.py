@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
@@ -14,7 +15,7 @@ from service.broker.endpoint import parse_engine_url
 from service.broker.link import Link, open_link
 from service.core.errors import EngineError, EngineUnavailable
 from tests.broker.support import client_of, running_engine, synced, tcp_engine
-from tests.harness.process import PATIENCE
+from tests.harness.process import PATIENCE, eventually
 
 
 async def _open(url: str) -> Link:
@@ -62,6 +63,45 @@ async def test_error_reply_is_an_engine_error_of_its_own_command_only(link: Link
     assert (replies[0], replies[2]) == (b"before", b"after")
     assert type(replies[1]) is EngineError
     assert str(replies[1]).startswith("ERR unknown command")
+
+
+async def test_forgotten_scripts_cost_no_call_and_no_order(
+    engine: EmbeddedEngine, channel: str
+) -> None:
+    link = await _open(engine.url)
+    append = b"return redis.call('RPUSH', KEYS[1], ARGV[1])"
+    await link.learn([append])
+    sha = hashlib.sha1(append).hexdigest()
+    calls: list[asyncio.Future[int]] = []
+
+    def call() -> None:
+        calls.append(link.call("EVALSHA", sha, 1, channel, len(calls)))
+
+    for _ in range(50):
+        call()
+        if len(calls) % 10 == 5:
+            link.call("SCRIPT", "FLUSH")
+    while not calls[49].done():  # refused and repeated; meanwhile more is called
+        call()
+        await asyncio.sleep(0)
+    assert len(calls) > 51
+    assert await asyncio.gather(*calls) == list(range(1, len(calls) + 1))
+    stored = await link.call("LRANGE", channel, 0, -1)
+    assert [int(text) for text in stored] == list(range(len(calls)))
+    await eventually(lambda: link.in_flight == 0 and link.in_flight_bytes == 0)
+    await link.call("DEL", channel)
+    link.abort()
+    await link.closed
+
+
+async def test_a_script_that_is_always_forgotten_is_an_error(engine: EmbeddedEngine) -> None:
+    link = await _open(engine.url)
+    await link.learn([b"return 1"])
+    with pytest.raises(EngineError, match="NOSCRIPT"):
+        await link.call("EVALSHA", "0" * 40, 0)
+    assert await link.call("PING") == b"PONG"
+    link.abort()
+    await link.closed
 
 
 async def test_a_caller_that_gives_up_does_not_shift_the_replies_of_others(link: Link) -> None:
