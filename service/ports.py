@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Sequence
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from service.core.errors import HeraldError
 from service.core.event import Event
@@ -87,6 +87,25 @@ class EventLog(Protocol):
         """
 
 
+class Tickets(Protocol):
+    """What opens one stream, once: kept for all nodes until then."""
+
+    async def keep(self, ticket: str, principal: Principal, seconds: float) -> None:
+        """Whoever brings `ticket` within `seconds` is `principal`.
+
+        Raises:
+            EngineUnavailable, EngineError
+        """
+
+    async def take(self, ticket: str) -> Principal | None:
+        """Who it is, or None where there is no such ticket, or not any more.
+
+        Raises:
+            EngineUnavailable: as a rule nothing was taken, but that is not known.
+            EngineError
+        """
+
+
 PushedHandler = Callable[[str, Entry, int], None]
 """channel, entry, when it was accepted (Unix microseconds, the accepting node's clock)."""
 RestoredHandler = Callable[[Collection[str]], None]
@@ -156,6 +175,26 @@ class PublisherVerifier(Protocol):
         """Raises Unauthorized, Forbidden or KeysUnavailable."""
 
 
+Refused = Literal[
+    "token",
+    "keys",
+    "origin",
+    "request",
+    "full",
+    "user_limit",
+    "draining",
+    "engine",
+    "connect_timeout",
+]
+"""Why a client was not taken."""
+CutOff = Literal[
+    "bad_request", "body_slow", "head_large", "head_slow", "no_room", "trailers_large", "unread"
+]
+"""Why an HTTP connection was ended: what came is no HTTP, or opens a WebSocket before the requests
+before it are answered; a limit of `HttpPolicy` or `PublishLimits`; or a newcomer needed the place.
+"""
+
+
 class Instrumentation(Protocol):
     """Numbers. Plain attributes are added to directly: the hot paths pay one addition."""
 
@@ -176,8 +215,11 @@ class Instrumentation(Protocol):
     def connected(self) -> None:
         """A connection was admitted."""
 
-    def refused(self, reason: str) -> None:
+    def refused(self, reason: Refused) -> None:
         """A handshake was refused."""
+
+    def cut_off(self, reason: CutOff) -> None:
+        """An HTTP connection was ended for what its client did, or did not do."""
 
     def disconnected(self, code: int) -> None:
         """A connection ended with this close code (1006: without one)."""
@@ -187,6 +229,9 @@ class Instrumentation(Protocol):
 
     def publish_refused(self, status: int) -> None:
         """A publish request was answered with an error."""
+
+    def answered(self, seconds: float) -> None:
+        """A publish request was answered with 202 so long after it had come."""
 
     def written(self, seconds: float) -> None:
         """An event was written to its sockets so long after it was accepted."""
@@ -199,3 +244,12 @@ class Instrumentation(Protocol):
 
     def drained(self, connections: int) -> None:
         """The drain closed so many connections."""
+
+    def loop_was_late(self, seconds: float) -> None:
+        """A timer fired so long after its time: everything else was held up as well."""
+
+    def keys_fetched(self, good: bool) -> None:
+        """The issuer's keys were asked for, and came or did not."""
+
+    def task_failed(self, name: str) -> None:
+        """Something that must never end failed, and begins again."""

@@ -49,6 +49,7 @@ def _size(text: Any) -> Any:
 Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
 Bytes = Annotated[int, BeforeValidator(_size), Field(ge=1)]
 Duration = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+HttpDuration = Annotated[Duration, Field(le=3600)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 
@@ -112,6 +113,32 @@ class Settings(BaseModel):
         Bytes, Field(description="Request body of one event; each event of a batch.")
     ] = 65536
     max_batch_bytes: Annotated[Bytes, Field(description="Request body of a batch.")] = 16 * 1024**2
+    head_timeout: Annotated[
+        HttpDuration,
+        Field(description="Time for the head of a request, and for a new connection's first."),
+    ] = 10.0
+    max_head_bytes: Annotated[
+        Bytes,
+        Field(
+            ge=8192,
+            le=16 * 1024**2,
+            description="Head of a request; its trailers may have as much again.",
+        ),
+    ] = 65536
+    body_timeout: Annotated[
+        HttpDuration,
+        Field(
+            description="How long a request's body is waited for: for its next byte, and in all, "
+            "beyond a second for each 500 bytes of it."
+        ),
+    ] = 30.0
+    unread_timeout: Annotated[
+        HttpDuration,
+        Field(
+            description="How long answers wait for a client that reads less than 500 bytes a "
+            "second of them."
+        ),
+    ] = 30.0
     max_connections: Annotated[
         int | None,
         Field(
@@ -136,6 +163,9 @@ class Settings(BaseModel):
     connect_timeout: Annotated[
         Duration, Field(description="Time for the `connect` message of herald.v1.")
     ] = 5.0
+    ticket_ttl: Annotated[
+        Duration, Field(le=3600, description="How long a ticket for a stream may wait to be used.")
+    ] = 30.0
     drain_seconds: Annotated[
         float, Field(ge=0, le=86400, description="Time to move clients away on SIGTERM.")
     ] = 30.0

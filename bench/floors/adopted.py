@@ -13,7 +13,10 @@ from typing import Any, cast
 import uvicorn
 
 from service.core.frames import text_frame
-from service.edge.http import Doors, HeraldHttp, Upgrade
+from service.edge.doors import Doors, Upgrade
+from service.edge.http import HeraldHttp
+from service.edge.policy import HttpPolicy
+from service.telemetry.metrics import Metrics
 
 WELCOME = text_frame(b'{"type":"welcome","connection":"","user":"u00000","channels":{}}')
 
@@ -40,11 +43,12 @@ async def _nothing(scope: Any, receive: Any, send: Any) -> None:
 
 
 def main() -> None:
+    http = partial(HeraldHttp, Doors(_open, {}), HttpPolicy(), Metrics())
     uvicorn.run(
         _nothing,
         port=int(sys.argv[1]),
         loop="uvloop",
-        http=cast("type[asyncio.Protocol]", partial(HeraldHttp, Doors(_open, {}))),
+        http=cast("type[asyncio.Protocol]", http),
         ws="none",
         lifespan="off",
         log_level="warning",

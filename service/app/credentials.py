@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,30 +20,42 @@ _LEAST_SECRET_BYTES = 32  # RFC 7518, 3.2: as long as the hash
 
 
 class Verifiers(NamedTuple):
-    """Of users and of publishers."""
+    """Of users and of publishers.
+
+    `keys_age`: seconds since the issuer's keys were fetched; None where they never were, and where
+    the keys are not an issuer's.
+    """
 
     users: JwtUserVerifier
     publishers: Publishers
+    keys_age: Callable[[], float | None]
 
 
-def build_verifiers(settings: Settings) -> Verifiers:
-    """Make the verifiers.
+def build_verifiers(
+    settings: Settings, keys_fetched: Callable[[bool], None] = lambda good: None
+) -> Verifiers:
+    """Make the verifiers. `keys_fetched` is told of each fetch from an issuer whether keys came.
 
     Raises:
         SettingsError: for none or several sources of keys, or one that cannot be used.
     """
+    keys = _key_source(settings, keys_fetched)
     tokens = TokenVerifier(
-        _key_source(settings),
+        keys,
         TokenPolicy(settings.jwt_audience, settings.jwt_issuer, settings.jwt_leeway),
     )
     try:
         digests = key_digests(settings.api_keys)
     except InvalidInput as error:
         raise SettingsError([f"HERALD_API_KEYS has a bad value: {error}."]) from None
-    return Verifiers(JwtUserVerifier(tokens), Publishers(digests, tokens))
+    return Verifiers(
+        JwtUserVerifier(tokens),
+        Publishers(digests, tokens),
+        keys.age if isinstance(keys, Jwks) else lambda: None,
+    )
 
 
-def _key_source(settings: Settings) -> KeySource:
+def _key_source(settings: Settings, keys_fetched: Callable[[bool], None]) -> KeySource:
     given = {
         "HERALD_JWT_SECRET": settings.jwt_secret,
         "HERALD_JWT_PUBLIC_KEY_FILE": settings.jwt_public_key_file,
@@ -70,7 +83,7 @@ def _key_source(settings: Settings) -> KeySource:
                 raise InvalidInput("the file cannot be read") from None
             return FixedKey(public_key(pem, algorithms))
         assert settings.jwt_jwks_url is not None
-        return Jwks(settings.jwt_jwks_url, algorithms)
+        return Jwks(settings.jwt_jwks_url, algorithms, fetched=keys_fetched)
     except InvalidInput as error:
         raise SettingsError([f"{names[0]} cannot be used: {error}."]) from None
 

@@ -6,7 +6,9 @@ from typing import Any, cast
 
 from service.edge.api import build_api
 from service.edge.history import History
+from service.edge.inspection import Inspection
 from service.edge.publishing import Publishing
+from service.edge.tickets import TicketOffice
 from service.ports import Health
 
 
@@ -17,6 +19,8 @@ def openapi_document() -> dict[str, Any]:
     api = build_api(
         cast("Publishing", nothing),
         cast("History", nothing),
+        cast("Inspection", nothing),
+        cast("TicketOffice", nothing),
         cast("Health", nothing),
         lambda: False,
         nothing,

@@ -7,7 +7,8 @@ import contextlib
 import logging
 import resource
 import secrets
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,14 +19,20 @@ from service.broker.copies import Copies
 from service.broker.endpoint import parse_engine_url
 from service.broker.event_log import LogPolicy
 from service.core.errors import InvalidInput
-from service.edge.api import build_api, nothing_here, with_websocket_hint
+from service.edge.admission import Admission
+from service.edge.api import build_api, nothing_here, with_client_edge
 from service.edge.asgi import App
+from service.edge.doors import Doors, PostEndpoint
 from service.edge.handshake import Handshake, no_websocket_here
 from service.edge.history import History
-from service.edge.http import Doors, PostEndpoint
+from service.edge.http import HeraldHttp
+from service.edge.inspection import Inspection, Process
 from service.edge.lobby import Lobby
 from service.edge.origins import parse_origins
+from service.edge.policy import HttpPolicy
 from service.edge.publishing import Publishing, PublishLimits
+from service.edge.streams import Streams
+from service.edge.tickets import TicketOffice, TicketPolicy
 from service.hub.clients import Clients
 from service.hub.hub import Hub
 from service.hub.policy import HubPolicy
@@ -49,10 +56,10 @@ class Place(NamedTuple):
 
 
 class Face(NamedTuple):
-    """What is served on one port: through ASGI, and past it."""
+    """What serves one port: the application, and the protocol of its connections before it."""
 
     app: App
-    doors: Doors
+    protocol: Callable[..., HeraldHttp]
 
 
 class Node:
@@ -72,10 +79,10 @@ class Node:
             origins = parse_origins(list(settings.allowed_origins))
         except InvalidInput as error:
             raise SettingsError([f"HERALD_ALLOWED_ORIGINS has a bad value: {error}."]) from None
-        verifiers = build_verifiers(settings)
+        self._metrics = Metrics()
+        verifiers = build_verifiers(settings, self._metrics.keys_fetched)
         name = secrets.token_hex(6)
         self._settings = settings
-        self._metrics = Metrics()
         self._exposition = Exposition(self._metrics.registry, place.directory, place.worker)
         self.broker = Broker(
             locate,
@@ -88,35 +95,66 @@ class Node:
         self.hub = Hub(self.broker.log, self.broker.subscriptions, policy, self._metrics)
         self.clients = Clients(self.hub, verifiers.users, policy, self._metrics, name)
         self._metrics.add_gauges(_gauges(self.clients, self.hub, self.broker))
+        self._metrics.add_gauges(_settled(settings, verifiers.keys_age))
         self._tasks: list[asyncio.Task[None]] = []
 
         publishing = Publishing(
             self.broker.log,
             verifiers.publishers,
-            PublishLimits(settings.max_event_bytes, settings.max_batch_bytes),
+            PublishLimits(
+                settings.max_event_bytes, settings.max_batch_bytes, settings.body_timeout
+            ),
             self._metrics,
         )
         api = build_api(
             publishing,
             History(self.broker.log, verifiers.publishers),
+            Inspection(
+                self.broker.log,
+                self.hub,
+                verifiers.publishers,
+                Process(name, place.worker, settings.workers),
+            ),
+            TicketOffice(
+                self.broker.tickets,
+                verifiers.publishers,
+                TicketPolicy(settings.ticket_ttl, settings.body_timeout),
+                self._metrics,
+            ),
             self.broker,
             lambda: self.clients.draining,
             self._exposition.render,
         )
-        handshake = Handshake(self.clients, verifiers.users, self.broker, origins, self._metrics)
-        posts: dict[bytes, PostEndpoint] = {
+        admission = Admission(self.clients, self.broker, origins)
+        handshake = Handshake(self.clients, admission, verifiers.users, self._metrics)
+        streams = Streams(
+            self.clients, admission, verifiers.users, self.broker.tickets, self._metrics
+        )
+        posts: Mapping[bytes, PostEndpoint] = {
             b"/v1/events": publishing.post_event,
             b"/v1/events/batch": publishing.post_batch,
         }
         lobby = Lobby(_places_by_open_files(), lambda: len(self.clients.connections))
+        http_policy = _http_policy(settings)
+
+        def face(app: App, doors: Doors) -> Face:
+            return Face(app, partial(HeraldHttp, doors, http_policy, self._metrics))
+
+        self.api: App = api
         self.client_face: Face
         self.api_face: Face | None = None
         if settings.api_port is None:
-            self.client_face = Face(with_websocket_hint(api), Doors(handshake.open, posts, lobby))
+            self.client_face = face(
+                with_client_edge(api, streams), Doors(handshake.open, posts, lobby)
+            )
         else:
             doors = Doors(handshake.open, {}, lobby)
-            self.client_face = Face(with_websocket_hint(nothing_here), doors)
-            self.api_face = Face(api, Doors(no_websocket_here, posts))
+            self.client_face = face(with_client_edge(nothing_here, streams), doors)
+            self.api_face = face(api, Doors(no_websocket_here, posts))
+
+    def wrap_client_edge(self, wrap: Callable[[App], App]) -> None:
+        """Put something in front of the client edge's application; before it is served."""
+        self.client_face = self.client_face._replace(app=wrap(self.client_face.app))
 
     async def start(self) -> None:
         """Connect to the engine, in the background, and start the clocks."""
@@ -124,10 +162,21 @@ class Node:
         await self._exposition.start()
         loop = asyncio.get_running_loop()
         self._tasks = [
-            loop.create_task(_go_on(self.clients.beat), name="heartbeat"),
-            loop.create_task(_go_on(self.hub.audit), name="audit"),
-            loop.create_task(_go_on(tend_garbage), name="garbage"),
+            loop.create_task(self._go_on("heartbeat", self.clients.beat)),
+            loop.create_task(self._go_on("audit", self.hub.audit)),
+            loop.create_task(self._go_on("garbage", tend_garbage)),
         ]
+
+    async def _go_on(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Do what must never end, and begin again where it failed, for want of memory as a rule."""
+        while True:
+            with contextlib.suppress(Exception):  # then logging it may fail as well
+                try:
+                    await work()
+                except Exception:
+                    self._metrics.task_failed(name)
+                    logger.exception("a task failed; it begins again", extra={"task": name})
+            await asyncio.sleep(_PAUSE_SECONDS)
 
     async def drain(self) -> None:
         """Move the clients away."""
@@ -141,17 +190,6 @@ class Node:
         await self.hub.close()
         await self._exposition.close()
         await self.broker.close()
-
-
-async def _go_on(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Do what must never end, and begin again where it failed, for want of memory as a rule."""
-    while True:
-        with contextlib.suppress(Exception):  # then logging it may fail as well
-            try:
-                await work()
-            except Exception:
-                logger.exception("a task failed; it begins again")
-        await asyncio.sleep(_PAUSE_SECONDS)
 
 
 def log_policy(settings: Settings) -> LogPolicy:
@@ -179,6 +217,14 @@ def _hub_policy(settings: Settings) -> HubPolicy:
         max_connections_per_user=settings.max_connections_per_user or 0,
         token_leeway=settings.jwt_leeway,
         position_check_interval=settings.position_check_interval,
+    )
+
+
+def _http_policy(settings: Settings) -> HttpPolicy:
+    return HttpPolicy(
+        head_timeout=settings.head_timeout,
+        max_head_bytes=settings.max_head_bytes,
+        unread_timeout=settings.unread_timeout,
     )
 
 
@@ -219,8 +265,12 @@ def _gauges(clients: Clients, hub: Hub, broker: Broker) -> list[Gauge]:
             default=0,
         )
 
+    def streams() -> int:
+        return sum(1 for connection in clients.connections if not connection.takes_frames)
+
     return [
         Gauge("herald_connections", "Open connections.", lambda: len(clients.connections)),
+        Gauge("herald_streams", "Connections that are streams of server-sent events.", streams),
         Gauge(
             "herald_connections_limit",
             "Most connections that are taken; 0: no limit.",
@@ -234,6 +284,11 @@ def _gauges(clients: Clients, hub: Hub, broker: Broker) -> list[Gauge]:
             "herald_engine_probe_age_seconds",
             "Since this process last heard itself through the engine.",
             broker.probe_age,
+        ),
+        Gauge(
+            "herald_engine_probe_round_trip_seconds",
+            "The slowest probe of the last minute.",
+            broker.probe_round_trip,
         ),
         Gauge(
             "herald_engine_up",
@@ -251,4 +306,27 @@ def _gauges(clients: Clients, hub: Hub, broker: Broker) -> list[Gauge]:
             "Connections that a drain has still to close.",
             lambda: clients.drain_left,
         ),
+        Gauge(
+            "herald_drain_age_seconds",
+            "Since the drain began; 0 without one.",
+            lambda: clients.drain_age,
+        ),
+    ]
+
+
+def _settled(settings: Settings, keys_age: Callable[[], float | None]) -> list[Gauge]:
+    """What the settings say, for alerts to hold the other numbers against; and the keys."""
+    return [
+        Gauge("herald_workers", "Worker processes that there should be.", lambda: settings.workers),
+        Gauge(
+            "herald_drain_limit_seconds",
+            "Time that a drain may take.",
+            lambda: settings.drain_seconds,
+        ),
+        Gauge(
+            "herald_engine_replicas_needed",
+            "Replicas that must have an event before it is answered.",
+            lambda: settings.min_replicas,
+        ),
+        Gauge("herald_jwks_age_seconds", "Since the issuer's keys were fetched.", keys_age),
     ]

@@ -14,13 +14,16 @@ from service.app.workers import run_workers
 from service.settings import Settings
 from service.telemetry.logs import configure_logging
 
+Prepare = Callable[[Settings, Sockets, Node], None]
 Announce = Callable[[Settings, Sockets, Node], Awaitable[None]]
 
 
-def run(settings: Settings, announce: Announce | None = None) -> int:
+def run(
+    settings: Settings, announce: Announce | None = None, prepare: Prepare | None = None
+) -> int:
     """Run Herald until it is told to stop; gives back the exit status.
 
-    `announce` is called by the first worker once it listens.
+    `prepare` is called by every worker before it listens, `announce` by the first once it does.
 
     Raises:
         SettingsError: before anything is started.
@@ -29,7 +32,7 @@ def run(settings: Settings, announce: Announce | None = None) -> int:
     raise_open_files_limit()
     if settings.workers == 1:
         sockets = bind_sockets(settings)
-        return _run_one(settings, sockets, Place(), announce)
+        return _run_one(settings, sockets, Place(), announce, prepare)
     # What cannot be used is told here: workers would fail, be started again, fail again.
     asyncio.run(_try(settings))
     # Shared ports could be shared with another Herald as well, and each would get a part of the
@@ -46,7 +49,7 @@ def run(settings: Settings, announce: Announce | None = None) -> int:
 
     def work(place: Place) -> None:
         sockets = bind_sockets(fixed, shared=True)
-        if _run_one(fixed, sockets, place, announce if place.worker == 0 else None):
+        if _run_one(fixed, sockets, place, announce if place.worker == 0 else None, prepare):
             raise SystemExit(1)
 
     try:
@@ -59,13 +62,23 @@ async def _try(settings: Settings) -> None:
     Node(settings)
 
 
-def _run_one(settings: Settings, sockets: Sockets, place: Place, announce: Announce | None) -> int:
+def _run_one(
+    settings: Settings,
+    sockets: Sockets,
+    place: Place,
+    announce: Announce | None,
+    prepare: Prepare | None,
+) -> int:
     async def announced(node: Node) -> None:
         if announce is not None:
             await announce(settings, sockets, node)
 
+    def prepared(node: Node) -> None:
+        if prepare is not None:
+            prepare(settings, sockets, node)
+
     set_aside()
-    run_in_loop(serve(settings, sockets, place, announced))
+    run_in_loop(serve(settings, sockets, place, announced, prepared))
     return 0
 
 

@@ -9,13 +9,11 @@ import logging
 import signal
 import socket
 from collections.abc import Callable, Coroutine, Iterator
-from functools import partial
 from typing import Any, NamedTuple, cast
 
 import uvicorn
 
 from service.app.node import Face, Node, Place
-from service.edge.http import HeraldHttp
 from service.settings import Settings, SettingsError
 
 logger = logging.getLogger("herald.node")
@@ -131,7 +129,7 @@ class _Server(uvicorn.Server):
 def _server(face: Face) -> _Server:
     config = uvicorn.Config(
         face.app,
-        http=cast("type[asyncio.Protocol]", partial(HeraldHttp, face.doors)),
+        http=cast("type[asyncio.Protocol]", face.protocol),
         ws="none",
         lifespan="off",
         log_config=None,
@@ -150,8 +148,11 @@ async def serve(
     sockets: Sockets,
     place: Place = Place(),
     announce: Callable[[Node], Coroutine[Any, Any, None]] | None = None,
+    prepare: Callable[[Node], None] | None = None,
 ) -> None:
     """Run a node until SIGTERM or SIGINT, then drain it; a second signal cuts the drain short.
+
+    `prepare` is called before it listens, `announce` when it does.
 
     Raises:
         SettingsError: before anything is started.
@@ -167,6 +168,8 @@ async def serve(
     if place.directory is None:  # workers hear of Ctrl-C from their parent
         loop.add_signal_handler(signal.SIGINT, on_signal)
     node = Node(settings, place)
+    if prepare is not None:
+        prepare(node)
     await node.start()
     # A port that answers before the engine does would turn the first clients away.
     for _ in range(round(_START_SECONDS / _START_POLL)):

@@ -25,6 +25,7 @@ class Jwks:
 
     The last good keys stay in use while the issuer is slow, down or answers nonsense. An unknown
     `kid` causes a fetch at most every `min_interval` seconds, however many tokens name one.
+    `fetched` is told of each fetch whether keys came.
     """
 
     _MAX_BYTES = 1 << 20
@@ -41,6 +42,7 @@ class Jwks:
         min_interval: float = 10.0,
         timeout: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
+        fetched: Callable[[bool], None] = lambda good: None,
     ) -> None:
         if urlsplit(url).scheme not in ("http", "https"):
             raise InvalidInput("it begins with https:// (or http://)")
@@ -50,10 +52,15 @@ class Jwks:
         self._min_interval = min_interval
         self._timeout = timeout
         self._clock = clock
+        self._tell_fetched = fetched
         self._keys: dict[str | None, list[Key]] = {}
         self._fetched_at: float | None = None
         self._tried_at: float | None = None
         self._fetching: asyncio.Task[None] | None = None
+
+    def age(self) -> float | None:
+        """Seconds since the keys were fetched, or None before the first time."""
+        return None if self._fetched_at is None else self._clock() - self._fetched_at
 
     def known(self, kid: str | None, algorithm: str) -> Key | None:
         """See `KeySource.known`."""
@@ -113,8 +120,10 @@ class Jwks:
                 raise InvalidInput("it holds no usable key")
             self._keys = keys
             self._fetched_at = self._clock()
+            self._tell_fetched(True)
         except (OSError, http.client.HTTPException, ValueError, InvalidInput) as error:
             logger.warning("JWKS not fetched; the last keys stay", extra={"reason": str(error)})
+            self._tell_fetched(False)
         finally:
             self._fetching = None
 

@@ -10,6 +10,7 @@ from service.broker.cluster import Cluster
 from service.broker.endpoint import Locate, Seeds
 from service.broker.event_log import LogPolicy, RedisEventLog
 from service.broker.shard import Shard
+from service.broker.tickets import EngineTickets, on_link, on_shards
 from service.ports import EventLog
 
 logger = logging.getLogger("herald.engine")
@@ -39,9 +40,11 @@ class Broker:
         if isinstance(where, Seeds):
             self._engine = cluster = Cluster(where, node, policy, timeout, reopened)
             self.log = cluster.log
+            self.tickets = EngineTickets(on_shards(cluster.shards))
         else:
             self._engine = shard = Shard(where, node, timeout, reopened, policy.copies)
             self.log = RedisEventLog(shard.publish, shard.read, shard.subscriptions, policy)
+            self.tickets = EngineTickets(on_link(shard.read))
         self.subscriptions = self._engine.subscriptions
         self._watch: asyncio.Task[None] | None = None
         self._troubled_at: float | None = self._loop.time() - _NEWCOMERS_PATIENCE
@@ -72,6 +75,13 @@ class Broker:
         In a Cluster: through the shard where it is longest ago.
         """
         return self._engine.probe_age()
+
+    def probe_round_trip(self) -> float | None:
+        """Seconds that the slowest probe of the last minute took to come back, or None.
+
+        In a Cluster: through the shard where it took longest.
+        """
+        return self._engine.probe_round_trip()
 
     def replicas(self) -> int | None:
         """How many replicas are attached to the primary, or None while that is not known.

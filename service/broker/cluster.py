@@ -76,6 +76,12 @@ class Cluster:
         known = [age for age in ages if age is not None]
         return max(known) if known and len(known) == len(ages) else None
 
+    def probe_round_trip(self) -> float | None:
+        """See `Broker.probe_round_trip`."""
+        times = [shard.probe_round_trip() for shard in self.shards.open]
+        known = [time for time in times if time is not None]
+        return max(known) if known and len(known) == len(times) else None
+
     def replicas(self) -> int | None:
         """See `Broker.replicas`."""
         counts = [shard.replicas() for shard in self.shards.open]

@@ -46,3 +46,8 @@ def probe_channel(node: str) -> str:
 def probe_key(name: str) -> bytes:
     """What a node writes to see that it can, in the slot of its probe's live channel."""
     return b"herald:probe:{%b}" % name.encode()
+
+
+def ticket_key(digest: str) -> bytes:
+    """Whose a ticket is, until it is used."""
+    return b"herald:ticket:{%b}" % digest.encode()

@@ -103,6 +103,10 @@ class Shard:
         heard = self.subscriptions.probed_at
         return None if heard is None else self._loop.time() - heard
 
+    def probe_round_trip(self) -> float | None:
+        """Seconds that the slowest probe of the last minute took, or None."""
+        return None if self.absence() else max(self.subscriptions.round_trips, default=None)
+
     def replicas(self) -> int | None:
         """How many replicas are attached, as of about a second ago, or None."""
         return None if self.absence() else self._replicas
@@ -171,6 +175,7 @@ class Shard:
         subscriber = self.subscriptions
         key = keys.probe_key(subscriber.probe_name)
         script = (b"EVALSHA", scripts.PROBE.sha, b"1", key, subscriber.probe, _PROBE)
+        subscriber.probe_sent()
         try:
             await link.call(*script)
         except EngineError as error:

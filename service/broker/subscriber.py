@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -18,6 +20,8 @@ from service.ports import PushedHandler, RestoredHandler
 
 logger = logging.getLogger("herald.engine")
 
+_ROUND_TRIPS = 60
+"""Of the last probes: one is sent each second."""
 _BATCH = 512
 """Channels that are subscribed again before their confirmations are waited for."""
 ELSEWHERE = ("MOVED ", "ASK ", "TRYAGAIN ", "CLUSTERDOWN ")
@@ -67,6 +71,9 @@ class Subscriber:
         self._settled: list[str] = []
         self.probed_at: float | None = None
         """Loop time at which the last probe came back."""
+        self.round_trips: deque[float] = deque(maxlen=_ROUND_TRIPS)
+        """How many seconds the last probes took."""
+        self._probe_sent_at: float | None = None  # the first one that has not come back
         self.keeper = LinkKeeper(
             name,
             locate,
@@ -89,6 +96,11 @@ class Subscriber:
     def probe(self) -> bytes:
         """The live channel on which this node hears itself."""
         return self._probe
+
+    def probe_sent(self) -> None:
+        """A probe is about to be published."""
+        if self._probe_sent_at is None:
+            self._probe_sent_at = time.perf_counter()  # finer than the loop's clock
 
     def __len__(self) -> int:
         return len(self._wanted)
@@ -168,6 +180,7 @@ class Subscriber:
         self._link = link
         self._unconfirmed.clear()
         self.probed_at = None
+        self._probe_sent_at = None  # what was sent before does not come back
         link.send_subscription("SSUBSCRIBE", self._probe)
         await self._answered(link)
         wanted = list(self._wanted)
@@ -203,7 +216,7 @@ class Subscriber:
         if kind == b"smessage":
             live = push[1]
             if live == self._probe:
-                self.probed_at = self._loop.time()
+                self._probe_heard()
                 return
             position, _, rest = push[2].partition(b" ")
             accepted, _, fragment = rest.partition(b" ")
@@ -235,6 +248,12 @@ class Subscriber:
                 channel in self._wanted and channel not in self._unconfirmed
             ):
                 self._strays(self, channel)
+
+    def _probe_heard(self) -> None:
+        self.probed_at = self._loop.time()
+        if self._probe_sent_at is not None:
+            self.round_trips.append(time.perf_counter() - self._probe_sent_at)
+            self._probe_sent_at = None
 
     def _on_refused(self, live: tuple[bytes, ...], reason: str) -> bool:
         if not reason.startswith(ELSEWHERE):

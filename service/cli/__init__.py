@@ -9,7 +9,7 @@ import typer
 from jwt import InsecureKeyLengthWarning
 
 from service import __version__
-from service.cli import describe, listen, publish, serve, token
+from service.cli import describe, inspect, listen, publish, serve, token
 from service.settings import SettingsError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.command(epilog=serve.settings_help())(serve.serve)
 app.command()(token.token)
 app.command()(publish.publish)
 app.command()(listen.listen)
+app.command()(inspect.inspect)
 app.command()(serve.check)
 app.command()(describe.openapi)
 

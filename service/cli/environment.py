@@ -18,6 +18,16 @@ def settings() -> Settings:
     return load_settings(os.environ)
 
 
+def api_key(key: str | None) -> str:
+    """The key to publish with: `key` as given, or the first configured one."""
+    if key is not None:
+        return key
+    for configured in settings().api_keys:
+        if not configured.startswith("sha256:"):
+            return configured
+    raise typer.BadParameter("give --key, or set HERALD_API_KEYS to a plain key")
+
+
 def base_url(url: str | None, *, api: bool) -> str:
     """Where the server is: `url` as given, or the configured host and port."""
     if url is not None:

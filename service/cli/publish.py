@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli.environment import base_url, settings
+from service.cli.environment import api_key, base_url
 
 _TIMEOUT = 30.0
 
@@ -51,7 +51,7 @@ def publish(
         data=("{" + ",".join(parts) + "}").encode(),
         headers={
             "Content-Type": "application/json",
-            "Authorization": f"Bearer {key or _configured_key()}",
+            "Authorization": f"Bearer {api_key(key)}",
         },
     )
     try:
@@ -64,10 +64,3 @@ def publish(
         reason = getattr(error, "reason", error)
         typer.echo(f"herald: no answer from {request.full_url}: {reason}", err=True)
         raise typer.Exit(1) from None
-
-
-def _configured_key() -> str:
-    for key in settings().api_keys:
-        if not key.startswith("sha256:"):
-            return key
-    raise typer.BadParameter("give --key, or set HERALD_API_KEYS to a plain key")

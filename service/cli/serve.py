@@ -15,9 +15,9 @@ import typer
 
 from service.app.credentials import build_verifiers, check_for_production
 from service.app.node import Node, log_policy
+from service.app.playground import mint_token, open_playground, plain_key
 from service.app.run import run
 from service.app.server import Sockets
-from service.auth.minting import mint_user_token
 from service.broker.broker import Broker
 from service.broker.embedded import EmbeddedEngine
 from service.broker.endpoint import parse_engine_url
@@ -70,8 +70,11 @@ def dev() -> None:
             await asyncio.sleep(0.01)
         print(_how_to_try(settings, sockets, made_up), flush=True)
 
+    def prepare(settings: Settings, sockets: Sockets, node: Node) -> None:
+        open_playground(settings, sockets, node, _command())
+
     try:
-        status = run(settings, announce)
+        status = run(settings, announce, prepare)
     finally:
         if engine is not None and os.getpid() == parent:
             engine.stop()
@@ -155,7 +158,7 @@ def _how_to_try(settings: Settings, sockets: Sockets, made_up: dict[str, object]
     host = f"[{host}]" if ":" in host else host
     base = f"http://{host}:{sockets.port}"
     api = f"http://{host}:{sockets.api_port}"
-    herald = shlex.quote(str(_command()))
+    herald = _command()
     lines = [f"Herald is ready on {base}", ""]
     if sockets.api is not None:
         lines += [f"The API is on {api}", ""]
@@ -163,14 +166,7 @@ def _how_to_try(settings: Settings, sockets: Sockets, made_up: dict[str, object]
         shown = ",".join(value) if isinstance(value, tuple) else str(value)
         lines.append(f"  made up: {PREFIX}{field.upper()}={shown}")
     if settings.jwt_secret is not None:
-        token = mint_user_token(
-            settings.jwt_secret,
-            "alice",
-            ttl=_DEV_TOKEN_SECONDS,
-            audience=settings.jwt_audience,
-            issuer=settings.jwt_issuer,
-            algorithms=settings.jwt_algorithms,
-        )
+        token = mint_token(settings, "alice", (), _DEV_TOKEN_SECONDS)
         lines += [
             "",
             "A token for the user alice (7 days):",
@@ -179,7 +175,7 @@ def _how_to_try(settings: Settings, sockets: Sockets, made_up: dict[str, object]
             "Listen, in one terminal:",
             f"  {herald} listen --url {base} --token {token}",
         ]
-    key = next((key for key in settings.api_keys if not key.startswith("sha256:")), None)
+    key = plain_key(settings)
     if key is not None:
         body = '{"to":"user:alice","type":"order.shipped","data":{"order":17}}'
         lines += [
@@ -191,9 +187,12 @@ def _how_to_try(settings: Settings, sockets: Sockets, made_up: dict[str, object]
             f"  curl -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json'"
             f" -d '{body}' {api}/v1/events",
         ]
+    lines += ["", "Or see it all on a page:", f"  {base}/"]
+    if settings.host not in ("127.0.0.1", "::1", "localhost"):
+        lines.append("  It shows the API key and makes tokens, to whoever reaches this port.")
     return "\n".join([*lines, "", "Stop with Ctrl-C.", ""])
 
 
-def _command() -> Path:
+def _command() -> str:
     """The `herald` command with its whole path: it works without an activated environment."""
-    return Path(sys.executable).parent / "herald"
+    return shlex.quote(str(Path(sys.executable).parent / "herald"))

@@ -31,6 +31,7 @@ MAX_TTL = 10 * 365 * 86400
 _MAX_TYPE = 200
 _MAX_ID = 255
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+_parser = json.JSONDecoder()
 
 
 class Event(NamedTuple):
@@ -155,6 +156,13 @@ def encode_fragment(event: Event, accepted_ms: int) -> bytes:
         event.data,
         _time(accepted_ms),
     )
+
+
+def read_fragment(fragment: bytes) -> tuple[str, str]:
+    """An event's type and time, of its fragment; whatever its data is, it is not looked at."""
+    text = fragment.decode()
+    kind, _ = _parser.raw_decode(text, len('"event":'))
+    return kind, text.rpartition('"time":"')[2].removesuffix('"}')
 
 
 @lru_cache(maxsize=1)  # many events are accepted within a millisecond

@@ -10,7 +10,8 @@ exactly everything up to it: the sequence is checked once a channel, not once a 
 * A client that comes with a position reads pages of the log until it stands where the feed stands
   (`tail` gives it what was pushed meanwhile), and is then a member. Where the page is ahead of the
   pushes, the feed moves ahead with it, and the late pushes are duplicates.
-* What cannot be joined (trimmed, another epoch) is told with a `Gap` before anything later.
+* What cannot be joined (trimmed, another epoch) is told with a `Gap` exactly where it is missing:
+  whoever stands where the feed stands was told what its members were told.
 
 Everything here is decided from arguments; the reading and sending is the hub's.
 """
@@ -21,7 +22,7 @@ from collections import deque
 from enum import Enum
 from typing import NamedTuple
 
-from service.core.log import Entry, Page, resume, weigh
+from service.core.log import Entry, Gap, Page, Piece, read_on, weigh
 from service.core.position import Position
 
 _RECENT_BYTES = 1 << 20
@@ -36,28 +37,20 @@ class Push(Enum):
     HOLE = "hole"
 
 
-class Gap(NamedTuple):
-    """Something after `since` may be missing; events follow from `to` on."""
-
-    since: Position
-    to: Position
-
-
 class CaughtUp(NamedTuple):
-    """What the members get after a read: the gap first, if any, then the entries.
+    """What the members get after a read: events and gaps, in this order.
 
     `again`: the log must be read once more, after the feed's new position.
     """
 
-    gap: Gap | None
-    entries: list[Entry]
+    pieces: list[Piece]
     again: bool
 
 
 class Feed:
     """One channel's place in its log, shared by all its live members."""
 
-    __slots__ = ("_crossed", "_recent", "_recent_bytes", "_watchers", "position")
+    __slots__ = ("_recent", "_recent_bytes", "_watchers", "position")
 
     def __init__(self, position: Position) -> None:
         self.position = position
@@ -65,15 +58,6 @@ class Feed:
         # None where empty: an empty deque is 624 bytes, and most channels are quiet.
         self._recent: deque[Entry] | None = None
         self._recent_bytes = 0
-        self._crossed: int | None = None
-
-    @property
-    def crossing(self) -> int | None:
-        """The epoch that is still to be reached, where the members were told a gap on the way.
-
-        Only who was told of it as well can become a member before it is reached.
-        """
-        return None if self._crossed == self.position.epoch else self._crossed
 
     def watch(self) -> None:
         """Someone starts to read the log: keep what is pushed until `unwatch`."""
@@ -110,26 +94,21 @@ class Feed:
             floor = page.tip if page.first is None else page.first.before()
             gap = Gap(self.position, floor)
             self.position = floor
-            self._crossed = page.tip.epoch
-            return CaughtUp(gap, [], again=floor != page.tip)
-        entries: list[Entry] = []
-        told: Gap | None = None
+            return CaughtUp([gap], again=floor != page.tip)
+        pieces: list[Piece] = []
         if page.end > self.position:
-            resumption = resume(self.position, page, self._crossed)
-            if not resumption.exact:
-                told = Gap(self.position, resumption.start)
-                self._crossed = page.tip.epoch
-            entries = [entry for entry in page.entries if entry.position > self.position]
-            self.position = page.end
+            reading = read_on(self.position, page)
+            pieces += reading.pieces
+            self.position = reading.at
         hole = False
         for entry in self._recent or ():
             if self.position.is_followed_by(entry.position):
-                entries.append(entry)
+                pieces.append(entry)
                 self.position = entry.position
             elif entry.position > self.position:
                 hole = True
                 break
-        return CaughtUp(told, entries, again=hole or not page.complete)
+        return CaughtUp(pieces, again=hole or not page.complete)
 
     def tail(self, since: Position) -> list[Entry] | None:
         """What was pushed between `since` and the feed's position, or None where it is not kept.

@@ -158,6 +158,11 @@ def reconnect(after_ms: int) -> bytes:
     return _encode({"type": "reconnect", "after_ms": after_ms})
 
 
+def close(code: int, reason: str) -> bytes:
+    """The last message of a stream of server-sent events; a WebSocket has a frame for it."""
+    return _encode({"type": "close", "code": int(code), "reason": reason})
+
+
 def error(code: str, message: str, channel: str | None = None) -> bytes:
     """Something was refused; the connection goes on."""
     body = {"type": "error", "code": code, "message": message}

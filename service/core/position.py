@@ -33,6 +33,10 @@ class Position(NamedTuple):
         """The place just before the event at this position (whose `seq` is at least 1)."""
         return Position(self.epoch, self.seq - 1)
 
+    def epoch_start(self) -> Position:
+        """The place just before the first event of its epoch."""
+        return Position(self.epoch, 0)
+
 
 BEGINNING = Position(0, 0)
 """Asks for everything that is retained."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
@@ -36,6 +37,24 @@ class Answer(NamedTuple):
     content_type: bytes
     body: bytes
     headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+_PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
+
+
+def answer_bytes(
+    answer: Answer, headers: Iterable[tuple[bytes, bytes]], *, keep_alive: bool
+) -> bytes:
+    """A whole answer of HTTP/1.1, past ASGI. `headers`: those that every answer has."""
+    lines = [
+        b"HTTP/1.1 %d %b\r\n" % (answer.status, _PHRASES[answer.status]),
+        *[b"%b: %b\r\n" % pair for pair in headers],
+        b"content-type: %b\r\ncontent-length: %d\r\n" % (answer.content_type, len(answer.body)),
+        *[b"%b: %b\r\n" % pair for pair in answer.headers],
+        b"\r\n" if keep_alive else b"connection: close\r\n\r\n",
+        answer.body,
+    ]
+    return b"".join(lines)
 
 
 async def send_answer(send: Send, answer: Answer) -> None:

@@ -28,7 +28,11 @@ from service.edge.answers import (
 from service.edge.asgi import App, Receive, Scope, Send
 from service.edge.handshake import PATH as WEBSOCKET_PATH
 from service.edge.history import History
+from service.edge.inspection import Inspection
 from service.edge.publishing import Publishing
+from service.edge.streams import PATH as STREAM_PATH
+from service.edge.streams import Streams
+from service.edge.tickets import TicketOffice
 from service.ports import Health
 
 RenderMetrics = Callable[[], Awaitable[tuple[bytes, str]]]
@@ -50,6 +54,8 @@ every WebSocket of an addressed user receives it, in order, also after a lost co
 def build_api(
     publishing: Publishing,
     history: History,
+    inspection: Inspection,
+    tickets: TicketOffice,
     health: Health,
     is_draining: Callable[[], bool],
     render_metrics: RenderMetrics,
@@ -85,6 +91,17 @@ def build_api(
             await history.read(authorization, channel, query.get("after"), query.get("limit"))
         )
 
+    @app.get("/v1/channels/{channel:anything}/state", **documents.STATE)
+    async def channel_state(channel: str, request: Request) -> Response:
+        if query := request.query_params:
+            detail = f"There is no parameter {min(query)!r} here."
+            return _response(ProblemError(400, detail).answer())
+        return _response(await inspection.read(request.headers.get("authorization"), channel))
+
+    @app.post("/v1/tickets", **documents.TICKETS)
+    async def issue_ticket(request: Request) -> Response:
+        return _response(await tickets.issue(request.scope, request.receive))
+
     @app.get("/healthz/live", **documents.LIVE)
     async def live() -> dict[str, str]:
         return {"status": "live"}
@@ -106,14 +123,21 @@ def build_api(
     return app
 
 
-def with_websocket_hint(api: App) -> App:
-    """`api`, with an answer to those who come to the WebSocket's path without opening one."""
+def with_client_edge(rest: App, streams: Streams) -> App:
+    """The paths of clients, and `rest`.
+
+    A WebSocket's opening does not come here (`edge.http`); those who come to its path without one
+    are told so.
+    """
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] == WEBSOCKET_PATH:
+        path = scope["path"] if scope["type"] == "http" else None
+        if path == STREAM_PATH:
+            await streams(scope, receive, send)
+        elif path == WEBSOCKET_PATH:
             await send_answer(send, _UPGRADE)
         else:
-            await api(scope, receive, send)
+            await rest(scope, receive, send)
 
     return app
 

@@ -7,11 +7,24 @@ from collections.abc import AsyncIterator
 
 from service.edge.answers import ProblemError
 from service.edge.asgi import Headers, Receive, find_header
+from service.edge.policy import LEAST_RATE
+from service.ports import Instrumentation
 
-STALL_SECONDS = 30.0
-"""Without a byte for so long, a request is given up: it holds memory and a connection."""
-LEAST_RATE = 500
-"""Bytes a second, after so long: a byte now and then would hold them as well, for days."""
+
+def check_content_type(headers: Headers, *allowed: str) -> str:
+    """Which of the allowed content types a request has, without its parameters.
+
+    Raises:
+        ProblemError: 415.
+    """
+    given = (find_header(headers, b"content-type") or "").partition(";")[0].strip().lower()
+    if given not in allowed:
+        raise ProblemError(
+            415,
+            f"The content type is {' or '.join(allowed)}, not {given or 'missing'}.",
+            headers=((b"accept", ", ".join(allowed).encode()),),
+        )
+    return given
 
 
 def check_content_length(headers: Headers, limit: int) -> None:
@@ -30,22 +43,27 @@ def too_large(limit: int) -> ProblemError:
     return ProblemError(413, f"The request body may have at most {limit} bytes.")
 
 
-async def body_chunks(receive: Receive) -> AsyncIterator[bytes]:
+async def body_chunks(
+    receive: Receive, timeout: float, stats: Instrumentation
+) -> AsyncIterator[bytes]:
     """The body as it arrives.
 
+    A request without an end holds memory and a connection. So no byte may take longer than
+    `timeout` seconds, nor the whole longer than that beyond what it takes at `LEAST_RATE`.
+
     Raises:
-        ProblemError: 408 where nothing comes for 30 seconds, or all comes too slowly, 400 where the
-            client went away.
+        ProblemError: 408 where it comes too slowly, 400 where the client went away.
     """
     loop = asyncio.get_running_loop()
-    patience = STALL_SECONDS  # what the client may still make us wait, on top of what it has sent
+    patience = timeout  # what the client may still make us wait, on top of what it has sent
     more = True
     while more:
         began = loop.time()
         try:
-            async with asyncio.timeout(min(STALL_SECONDS, patience)):
+            async with asyncio.timeout(min(timeout, patience)):
                 message = await receive()
         except TimeoutError:
+            stats.cut_off("body_slow")
             raise ProblemError(
                 408, "The request body came too slowly.", headers=((b"connection", b"close"),)
             ) from None

@@ -143,6 +143,104 @@ HISTORY: dict[str, Any] = {
     },
 }
 
+STATE: dict[str, Any] = {
+    "operation_id": "inspectChannel",
+    "summary": "Tell a channel's state",
+    "description": (
+        "What is retained, and who listens. Connections are those of the process that answers: "
+        "ask each node, and each of its workers."
+    ),
+    "tags": ["operations"],
+    "responses": {
+        200: {"content": _json("ChannelState"), "description": "The state."},
+        400: _problem("No channel."),
+        **_AUTH,
+        **_ENGINE,
+    },
+    "openapi_extra": _SECURITY,
+}
+
+TICKETS: dict[str, Any] = {
+    "operation_id": "issueTicket",
+    "summary": "Let a user's client open one stream",
+    "description": (
+        "A ticket opens `GET /v1/stream` once, for clients that cannot send a token, as "
+        "`EventSource` on another origin. Hand it to the user's page only."
+    ),
+    "tags": ["streams"],
+    "status_code": 201,
+    "responses": {
+        201: {"content": _json("Ticket"), "description": "Use it soon; it counts once."},
+        **_AUTH,
+        **{status: _BODY[status] for status in (400, 408, 413, 415)},
+        **_ENGINE,
+    },
+    "openapi_extra": {
+        **_SECURITY,
+        "requestBody": {"required": True, "content": _json("TicketWish")},
+    },
+}
+
+_SINCE = {
+    "type": "string",
+    "description": "`<channel>@<position>`, split at the last `@`.",
+    "examples": ["user:alice@1763790000000-17"],
+}
+_EVENT_ID = {
+    "type": "string",
+    "description": "The `id:` of the last event that was dealt with; resumes every channel.",
+    "examples": ["user:alice@1763790000000-18,all@1763780000000-0"],
+}
+_STREAM: dict[str, Any] = {
+    "operationId": "openStream",
+    "summary": "Listen to server-sent events",
+    "description": (
+        "An endless answer, for clients: the same events with the same guarantees as the "
+        "WebSocket; see docs/sse.md. Of several credentials the token in the header goes first, "
+        "then the ticket, then the cookie, which counts only together with an allowed `Origin` or "
+        "`Sec-Fetch-Site: same-origin`."
+    ),
+    "tags": ["streams"],
+    "security": [{"user": []}, {"ticket": []}, {"cookie": []}],
+    "parameters": [
+        {
+            "name": "topics",
+            "in": "query",
+            "description": "Topics to join, separated by commas.",
+            "schema": {"type": "string", "examples": ["news.sport,news.art"]},
+        },
+        {
+            "name": "since",
+            "in": "query",
+            "description": "Where to resume, repeated for more channels.",
+            "schema": {"type": "array", "items": _SINCE},
+        },
+        {"name": "Last-Event-ID", "in": "header", "schema": _EVENT_ID},
+        {
+            "name": "last_event_id",
+            "in": "query",
+            "description": "The same, for a new `EventSource`; the header goes before it.",
+            "schema": _EVENT_ID,
+        },
+    ],
+    "responses": {
+        "200": {
+            "description": (
+                "The stream, until either side ends it. Each message is one `data:`, a JSON object "
+                "as the WebSocket would send it. To a request that accepts `text/event-stream`, "
+                "what would be a 503 is a stream that ends at once, after the message `close`."
+            ),
+            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        },
+        "400": _problem("A topic, position or id that cannot be read."),
+        "401": _problem("No token or ticket, or one that does not count."),
+        "403": _problem("The origin is not allowed."),
+        "429": _problem("This user has too many connections.", retry=True),
+        "503": _problem("The server is full or draining, or the engine is away.", retry=True),
+    },
+}
+"""What is served past FastAPI, which therefore knows nothing of it."""
+
 LIVE: dict[str, Any] = {
     "operation_id": "live",
     "summary": "Does the event loop turn?",
@@ -271,6 +369,43 @@ _SCHEMAS: dict[str, Any] = {
             }
         },
     },
+    "TicketWish": {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["user"],
+        "properties": {
+            "user": {
+                "type": "string",
+                "minLength": 1,
+                "maxLength": 255,
+                "description": "Whose events the stream carries.",
+            },
+            "topics": {
+                "type": "array",
+                "description": "As the claim `topics` of a token: names, and patterns as `news.*`.",
+                "items": {"type": "string", "minLength": 1, "maxLength": 201},
+            },
+            "expires_in": {
+                "type": "number",
+                "minimum": 1,
+                "maximum": 86400,
+                "default": 3600,
+                "description": "Seconds that the stream may last.",
+            },
+        },
+        "examples": [{"user": "alice", "topics": ["orders"], "expires_in": 3600}],
+    },
+    "Ticket": {
+        "type": "object",
+        "required": ["ticket", "expires"],
+        "properties": {
+            "ticket": {"type": "string"},
+            "expires": {
+                "type": "integer",
+                "description": "Until when it can be used, in Unix seconds.",
+            },
+        },
+    },
     "HistoryPage": {
         "type": "object",
         "required": ["events", "next"],
@@ -295,6 +430,100 @@ _SCHEMAS: dict[str, Any] = {
             "gap": {
                 "type": "boolean",
                 "description": "Present and true where events after `after` may be missing.",
+            },
+        },
+    },
+    "ChannelState": {
+        "type": "object",
+        "required": ["channel", "position", "first", "retained", "last", "here"],
+        "properties": {
+            "channel": {"$ref": _REF + "Channel"},
+            "position": {
+                "description": "The last one given out.",
+                "$ref": _REF + "Position",
+            },
+            "first": {
+                "description": "Of the oldest event that is retained.",
+                "oneOf": [{"$ref": _REF + "Position"}, {"type": "null"}],
+            },
+            "retained": {
+                "type": ["integer", "null"],
+                "description": "Events in the log; those whose `ttl` has passed count until they "
+                "are trimmed. Null where an older epoch has too many to be counted.",
+            },
+            "last": {
+                "description": "The event at `position`, without its data; null where it is gone.",
+                "oneOf": [
+                    {
+                        "type": "object",
+                        "required": ["id", "event", "time"],
+                        "properties": {
+                            "id": {"$ref": _REF + "Position"},
+                            "event": {"type": "string"},
+                            "time": {"type": "string", "format": "date-time"},
+                        },
+                    },
+                    {"type": "null"},
+                ],
+            },
+            "here": {
+                "type": "object",
+                "description": "What the process that answers knows of its own connections.",
+                "required": [
+                    "time",
+                    "node",
+                    "worker",
+                    "workers",
+                    "connections",
+                    "joining",
+                    "position",
+                    "listeners",
+                ],
+                "properties": {
+                    "time": {
+                        "type": "string",
+                        "format": "date-time",
+                        "description": "When this was so.",
+                    },
+                    "node": {
+                        "type": "string",
+                        "description": "Its name, with which the ids of its connections begin.",
+                    },
+                    "worker": {"type": "integer", "description": "Which of its workers, from 0."},
+                    "workers": {"type": "integer"},
+                    "connections": {
+                        "type": "integer",
+                        "description": "That listen, and were sent everything up to `position`.",
+                    },
+                    "joining": {
+                        "type": "integer",
+                        "description": "That are still being sent what they missed.",
+                    },
+                    "position": {"oneOf": [{"$ref": _REF + "Position"}, {"type": "null"}]},
+                    "listeners": {
+                        "type": "array",
+                        "description": "The first 100 of `connections`.",
+                        "items": {"$ref": _REF + "Listener"},
+                    },
+                },
+            },
+        },
+    },
+    "Listener": {
+        "type": "object",
+        "required": ["connection", "transport", "age", "waiting", "silent", "acked"],
+        "properties": {
+            "connection": {"type": "string", "description": "The id that its `welcome` has."},
+            "transport": {"type": "string", "enum": ["websocket", "sse"]},
+            "age": {"type": "number", "description": "Seconds since it was connected."},
+            "waiting": {
+                "type": "integer",
+                "description": "Bytes, of all its channels, that its system has not taken yet.",
+            },
+            "silent": {"type": "number", "description": "Seconds since its last sign of life."},
+            "acked": {
+                "description": "The last `ack` of this channel; null where it sent none.",
+                "oneOf": [{"$ref": _REF + "Position"}, {"type": "null"}],
             },
         },
     },
@@ -352,9 +581,29 @@ def openapi(app: FastAPI) -> dict[str, Any]:
                 "type": "http",
                 "scheme": "bearer",
                 "description": "An API key, or a service's JWT with the scope `publish`.",
-            }
+            },
+            "user": {
+                "type": "http",
+                "scheme": "bearer",
+                "bearerFormat": "JWT",
+                "description": "The user's token.",
+            },
+            "ticket": {
+                "type": "apiKey",
+                "in": "query",
+                "name": "ticket",
+                "description": "From `POST /v1/tickets`; it counts once.",
+            },
+            "cookie": {
+                "type": "apiKey",
+                "in": "cookie",
+                "name": "herald_token",
+                "description": "The user's token.",
+            },
         }
-        history = document["paths"]["/v1/channels/{channel}/events"]["get"]
-        del history["responses"]["422"]
+        document["paths"]["/v1/stream"] = {"get": _STREAM}
+        for of_channel in ("events", "state"):
+            operation = document["paths"][f"/v1/channels/{{channel}}/{of_channel}"]["get"]
+            del operation["responses"]["422"]
         app.openapi_schema = document
     return app.openapi_schema

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any, NamedTuple
 
@@ -25,8 +26,15 @@ from service.core.event import Event, check_id, decode_batch, decode_event
 from service.core.principal import Publisher
 from service.edge.answers import JSON, Answer, ProblemError, mishap_of, problem_of
 from service.edge.asgi import Headers, Receive, Scope, find_header, header
-from service.edge.body import body_chunks, check_content_length, read_body, too_large, whole
-from service.edge.http import Respond
+from service.edge.body import (
+    body_chunks,
+    check_content_length,
+    check_content_type,
+    read_body,
+    too_large,
+    whole,
+)
+from service.edge.doors import Respond
 from service.ports import (
     EventLog,
     Instrumentation,
@@ -45,10 +53,17 @@ _encode = msgspec.json.Encoder().encode
 
 
 class PublishLimits(NamedTuple):
-    """Bytes of one event, and of a whole batch."""
+    """Of a request's body.
+
+    Attributes:
+        event_bytes: of one event, also of each in a batch.
+        batch_bytes: of a whole batch.
+        body_timeout: seconds; see `body_chunks`.
+    """
 
     event_bytes: int
     batch_bytes: int
+    body_timeout: float
 
 
 class Publishing:
@@ -71,6 +86,7 @@ class Publishing:
 
     def post_event(self, headers: Headers, body: bytes, respond: Respond) -> None:
         """One event: a `PostEndpoint`. It takes a task only where something must be waited for."""
+        began = time.perf_counter()
         try:
             submission = self._submit_now(headers, body)
         except HeraldError as error:
@@ -83,6 +99,7 @@ class Publishing:
         def stored(receipt: Receipt) -> None:
             try:
                 answer = Answer(202, JSON, _encode(self.count(receipt)))
+                self.stats.answered(time.perf_counter() - began)
             except HeraldError as error:
                 answer = self._refuse(error)
             respond(answer)
@@ -109,7 +126,9 @@ class Publishing:
                 return
             if (error := task.exception()) is not None:
                 logger.error("a request was not dealt with", exc_info=error)
-                respond(mishap_of(error).answer())
+                problem = mishap_of(error)
+                self.stats.publish_refused(problem.status)
+                respond(problem.answer())
             else:
                 respond(task.result())
 
@@ -122,30 +141,35 @@ class Publishing:
         try:
             # Refused before its body is read.
             await self._publishers.verify(header(scope, b"authorization"))
-            _expect_content_type(scope["headers"], "application/json")
+            check_content_type(scope["headers"], "application/json")
             check_content_length(scope["headers"], self.limits.event_bytes)
-            body = await read_body(body_chunks(receive), self.limits.event_bytes)
+            body = await read_body(self._chunks(receive), self.limits.event_bytes)
         except HeraldError as error:
             return self._refuse(error)
         return await self._publish(scope["headers"], body)
 
     async def publish_batch(self, scope: Scope, receive: Receive) -> Answer:
         """Many events, as one JSON document or as NDJSON, which is read as it arrives."""
-        return await self._publish_batch(scope["headers"], body_chunks(receive))
+        return await self._publish_batch(scope["headers"], self._chunks(receive))
+
+    def _chunks(self, receive: Receive) -> AsyncIterator[bytes]:
+        return body_chunks(receive, self.limits.body_timeout, self.stats)
 
     # Both
 
     async def _publish(self, headers: Headers, body: bytes) -> Answer:
+        began = time.perf_counter()
         try:
             publisher = await self._publishers.verify(find_header(headers, b"authorization"))
             submission = await self.log.submit(self._read_event(headers, body), publisher)
             result = self.count(await submission.receipt())
+            self.stats.answered(time.perf_counter() - began)
             return Answer(202, JSON, _encode(result))
         except HeraldError as error:
             return self._refuse(error)
 
     def _read_event(self, headers: Headers, body: bytes) -> Event:
-        _expect_content_type(headers, "application/json")
+        check_content_type(headers, "application/json")
         if len(body) > self.limits.event_bytes:
             raise too_large(self.limits.event_bytes)
         return decode_event(
@@ -163,7 +187,7 @@ class Publishing:
         batch: _Batch | None = None
         try:
             publisher = await self._publishers.verify(find_header(headers, b"authorization"))
-            kind = _expect_content_type(headers, "application/json", "application/x-ndjson")
+            kind = check_content_type(headers, "application/json", "application/x-ndjson")
             check_content_length(headers, self.limits.batch_bytes)
             batch = _Batch(self, publisher)
             if kind == "application/json":
@@ -291,17 +315,6 @@ async def _lines(body: AsyncIterator[bytes], limits: PublishLimits) -> AsyncIter
             rest = b""
     if (rest := rest.strip()) and not skipping:
         yield rest
-
-
-def _expect_content_type(headers: Headers, *allowed: str) -> str:
-    given = (find_header(headers, b"content-type") or "").partition(";")[0].strip().lower()
-    if given not in allowed:
-        raise ProblemError(
-            415,
-            f"The content type is {' or '.join(allowed)}, not {given or 'missing'}.",
-            headers=((b"accept", ", ".join(allowed).encode()),),
-        )
-    return given
 
 
 def _idempotency_key(headers: Headers) -> str | None:

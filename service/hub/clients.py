@@ -20,6 +20,8 @@ from service.hub.connection import Connection
 from service.hub.hub import Hub
 from service.hub.joining import Hold, Joining, Start
 from service.hub.policy import HubPolicy
+from service.hub.stream import EventStream
+from service.hub.websocket import WebSocket
 from service.ports import Instrumentation, UserVerifier
 
 logger = logging.getLogger("herald.connection")
@@ -47,6 +49,20 @@ class Newcomer(NamedTuple):
     request: Request
 
 
+class Admission(NamedTuple):
+    """A client whose channels are being listened to, and who has not been welcomed yet.
+
+    Attributes:
+        refusals: messages about what it asked for and does not get.
+        starts: its channels.
+    """
+
+    session: Session
+    request: Request
+    refusals: list[bytes]
+    starts: list[Start]
+
+
 class Clients:
     """Makes connections, and is what they see of the rest."""
 
@@ -65,6 +81,7 @@ class Clients:
         self.node = node
         self.draining = False
         self.drain_left = 0
+        self._drain_began: float | None = None
         self.connections: set[Connection] = set()
         self._joining = Joining(hub)
         self._verifier = verifier
@@ -79,6 +96,11 @@ class Clients:
         limit = self.policy.max_connections
         return bool(limit) and len(self.connections) >= limit
 
+    @property
+    def drain_age(self) -> float:
+        """Seconds since the drain began; 0 where none did."""
+        return 0.0 if self._drain_began is None else self.loop.time() - self._drain_began
+
     def has_too_many(self, user: str) -> bool:
         """Whether this user has as many connections here as allowed."""
         limit = self.policy.max_connections_per_user
@@ -90,12 +112,12 @@ class Clients:
         """See `UserVerifier.verify`."""
         return await self._verifier.verify(token)
 
-    def adopt(self, transport: asyncio.Transport, newcomer: Newcomer, early: bytes) -> Connection:
+    def adopt(self, transport: asyncio.Transport, newcomer: Newcomer, early: bytes) -> WebSocket:
         """Take a socket over right after its handshake. `early`: what the client sent already."""
         now = self.loop.time()
         session = Session(self.policy.max_topics, newcomer.principal)
-        connection = Connection(
-            self, transport, session, plain=newcomer.plain, serial=next(self._serials), now=now
+        connection = WebSocket(
+            self, transport, session, next(self._serials), now, plain=newcomer.plain
         )
         self.connections.add(connection)
         transport.set_protocol(connection)
@@ -120,7 +142,6 @@ class Clients:
             return
         plan = connection.session.admitted(principal, request)
         connection.set_timer(self.loop.time())
-        starts: list[Start] = []
         try:
             starts = await self._begin_all(plan.joins)
         except (EngineUnavailable, EngineError) as error:
@@ -128,25 +149,61 @@ class Clients:
             self.stats.refused("engine")
             connection.close(CloseCode.TRY_AGAIN_LATER, "the engine is away")
             return
+        admission = Admission(connection.session, request, plan.refusals, starts)
         if connection.closing:
-            for start in starts:
-                self._joining.abandon(start)
-            return
+            self.turn_away(admission)
+        else:
+            self._welcome(connection, admission)
+
+    def _welcome(self, connection: Connection, admission: Admission) -> None:
+        principal = admission.session.principal
+        assert principal is not None
         self.stats.connected()
         with connection.gathering():
-            connection.send(
+            connection.welcome(
                 messages.welcome(
                     connection.name,
                     principal.user,
                     self.policy.heartbeat_interval,
                     principal.expires,
-                    {s.live.name: messages.Joined(s.at, s.recovered) for s in starts},
+                    {s.live.name: messages.Joined(s.at, s.recovered) for s in admission.starts},
                 )
             )
-            for refusal in plan.refusals:
+            for refusal in admission.refusals:
                 connection.send(refusal)
-            for start in starts:
+            for start in admission.starts:
                 self._joining.follow(connection, start)
+
+    # A stream of server-sent events: its head says whether all went well, so it comes after that
+
+    async def begin_stream(self, principal: Principal, request: Request) -> Admission:
+        """Join a stream's channels; `adopt_stream` or `turn_away` comes next.
+
+        Raises:
+            EngineUnavailable, EngineError
+        """
+        session = Session(self.policy.max_topics, principal)
+        plan = session.admitted(principal, request)
+        return Admission(session, request, plan.refusals, await self._begin_all(plan.joins))
+
+    def adopt_stream(self, transport: asyncio.Transport, head: bytes, admission: Admission) -> None:
+        """Take a socket over. `head`: what comes before the messages."""
+        now = self.loop.time()
+        # Where a gap is told first, the client's own position counts until then.
+        positions = {s.live.name: s.gap_from or s.at for s in admission.starts}
+        serial = next(self._serials)
+        stream = EventStream(self, transport, admission.session, serial, now, positions)
+        self.connections.add(stream)
+        stream.start(head)
+        stream.set_timer(now)
+        self._welcome(stream, admission)
+
+    def turn_away(self, admission: Admission) -> None:
+        """Its client has gone, or cannot be taken after all."""
+        for start in admission.starts:
+            self._joining.abandon(start)
+
+    # Joining
 
     async def _begin_all(self, joins: dict[str, Position | None]) -> list[Start]:
         """Begin to join all channels, or none.
@@ -212,8 +269,10 @@ class Clients:
     async def beat(self) -> None:
         """Turn the wheel, for ever: one task for the timers of all connections."""
         while True:
+            expected = self.loop.time() + self._tick
             await asyncio.sleep(self._tick)
             now = self.loop.time()
+            self.stats.loop_was_late(now - expected)
             due = self.wheel.advance(now)
             for first in range(0, len(due), _BEATS_PER_TURN):
                 if first:
@@ -238,7 +297,8 @@ class Clients:
         last ones are cut off.
         """
         self.draining = True
-        deadline = self.loop.time() + seconds
+        self._drain_began = self.loop.time()
+        deadline = self._drain_began + seconds
         everyone = list(self.connections)
         random.shuffle(everyone)
         self.drain_left = len(everyone)

@@ -10,17 +10,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Coroutine
-from typing import Any
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
+from typing import Any, NamedTuple
 
 from service.core import messages
 from service.core.close import CloseCode
 from service.core.errors import EngineError, EngineUnavailable
-from service.core.feed import CaughtUp, Feed, Push
+from service.core.feed import Feed, Push
 from service.core.frames import text_frame
-from service.core.log import Entry, Page
+from service.core.log import Entry, Gap, Page, Piece
 from service.core.position import Position
-from service.hub.live import LiveChannel, Member
+from service.hub.live import Listener, LiveChannel, Member
 from service.hub.policy import HubPolicy
 from service.hub.writing import Writer
 from service.ports import EventLog, Instrumentation, Subscriptions
@@ -29,6 +29,22 @@ logger = logging.getLogger("herald.hub")
 
 _AUDIT_BATCH = 256
 _RETRY_SECONDS = 0.2
+
+
+class Audience(NamedTuple):
+    """Who listens to a channel here.
+
+    Attributes:
+        position: those who listen were sent everything up to here; None where nobody does.
+        listening: how many they are.
+        joining: connections that are still on their way to that place.
+        listeners: the first of those who listen.
+    """
+
+    position: Position | None
+    listening: int
+    joining: int
+    listeners: list[Listener]
 
 
 class Hub:
@@ -70,6 +86,15 @@ class Hub:
     def count_channels(self) -> int:
         """Channels that are listened to here."""
         return len(self._channels)
+
+    def audience(self, channel: str, most: int) -> Audience:
+        """Who listens to this channel here; at most `most` of them are described."""
+        live = self._channels.get(channel)
+        if live is None:
+            return Audience(None, 0, 0, [])
+        listening = live.count()
+        position = live.feed.position if live.feed is not None and listening else None
+        return Audience(position, listening, live.holds - listening, live.listeners(most))
 
     # Channels
 
@@ -133,20 +158,18 @@ class Hub:
         # What the members are still owed this turn, the new one has already.
         if live.fresh is not None:
             self._flush_channel(live)
-        live.members[connection] = None
-        live.fds = None
+        live.add(connection)
 
     def leave(self, connection: Member, channel: str, *, following: bool) -> None:
         """A member goes, or one that was `following` on its way to be one."""
         live = self._channels.get(channel)
         if live is None:
             return
-        if connection in live.members:
+        if live.has(connection):
             # What was pushed in this turn was pushed while it was a member.
             if live.fresh is not None and not connection.closing:
                 self._flush_channel(live)
-            del live.members[connection]
-            live.fds = None
+            live.remove(connection)
             self.release(live)
         elif following:
             self.release(live)
@@ -201,20 +224,24 @@ class Hub:
             return
         verdict = feed.pushed(entry)
         if verdict is Push.NEXT:
-            self._owe(live, live.frame(entry), accepted)
+            self._owe(live, entry, accepted)
         elif verdict is Push.HOLE:
             self.heal(live)
         else:
             self.stats.duplicate_pushes += 1
 
-    def _owe(self, live: LiveChannel, frame: bytes, accepted: int) -> None:
+    def _owe(self, live: LiveChannel, entry: Entry, accepted: int) -> None:
         if live.fresh is None:
             live.fresh = []
             live.accepted = []
             if not self._dirty:
                 self._loop.call_soon(self._flush)
             self._dirty.append(live)
-        live.fresh.append(frame)
+        live.fresh.append(live.frame(entry))
+        if live.streams is not None:
+            if live.entries is None:
+                live.entries = []
+            live.entries.append(entry)
         assert live.accepted is not None
         live.accepted.append(accepted)
 
@@ -226,11 +253,14 @@ class Hub:
                 self._flush_channel(live)
 
     def _flush_channel(self, live: LiveChannel) -> None:
-        frames, accepted = live.fresh, live.accepted
-        live.fresh = live.accepted = None
-        if not frames or not accepted or not live.members:
+        frames, entries, accepted = live.fresh, live.entries, live.accepted
+        live.fresh = live.entries = live.accepted = None
+        if not frames or not accepted or not (live.members or live.streams):
             return
-        self._write(live, frames, self._cut_off)
+        if live.members:
+            self._write(live, frames, self._cut_off)
+        if entries:
+            self._feed_streams(live, entries, self._cut_off)
         now = time.time()
         for microseconds in accepted:
             self.stats.written(now - microseconds / 1e6)
@@ -248,6 +278,20 @@ class Hub:
         self.stats.delivered_bytes += written * len(data)
         for member in slow:
             too_slow(member)
+
+    def _feed_streams(
+        self,
+        live: LiveChannel,
+        pieces: Sequence[Entry | Gap],
+        too_slow: Callable[[Member], None],
+    ) -> None:
+        blocks = [live.block(piece) for piece in pieces]
+        events = sum(1 for piece in pieces if isinstance(piece, Entry))
+        for stream in list(live.streams or ()):
+            if stream.owe(live.name, pieces, blocks, self.policy.send_queue_bytes):
+                self.stats.deliveries += events
+            else:
+                too_slow(stream)
 
     def _cut_off(self, connection: Member) -> None:
         connection.close(CloseCode.SLOW_CONSUMER, "reads too slowly")
@@ -307,21 +351,19 @@ class Hub:
         if live.fresh is not None:
             self._flush_channel(live)
         before = feed.position
-        caught: CaughtUp = feed.caught_up(since, page)
-        frames: list[bytes] = []
-        if caught.gap is not None:
-            self.stats.gaps += len(live.members)
-            frames.append(text_frame(messages.gap(live.name, *caught.gap)))
-        frames += [live.frame(entry) for entry in caught.entries]
-        if frames and live.members:
+        caught = feed.caught_up(since, page)
+        if caught.pieces and (live.members or live.streams):
+            frames, gaps = frames_of(live, caught.pieces)
+            self.stats.gaps += gaps * (len(live.members) + len(live.streams or ()))
 
             def by_itself(member: Member) -> None:
                 # A large piece after an outage is nobody's slowness.
-                live.members.pop(member, None)
-                live.fds = None
+                live.remove(member)
                 self.demote(member, live, before)
 
-            self._write(live, frames, by_itself)
+            if live.members:
+                self._write(live, frames, by_itself)
+            self._feed_streams(live, caught.pieces, by_itself)
         return caught.again
 
     async def audit(self) -> None:
@@ -371,6 +413,19 @@ class Hub:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def frames_of(live: LiveChannel, pieces: Iterable[Piece]) -> tuple[list[bytes], int]:
+    """The wire frames of events and gaps, and how many of them are gaps."""
+    frames: list[bytes] = []
+    gaps = 0
+    for piece in pieces:
+        if isinstance(piece, Gap):
+            gaps += 1
+            frames.append(text_frame(messages.gap(live.name, *piece)))
+        else:
+            frames.append(live.frame(piece))
+    return frames, gaps
 
 
 def _retrieve(task: asyncio.Future[Page]) -> None:

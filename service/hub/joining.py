@@ -14,11 +14,10 @@ import asyncio
 import logging
 from typing import NamedTuple
 
-from service.core import messages
 from service.core.close import CloseCode
 from service.core.errors import EngineError, EngineUnavailable
 from service.core.feed import Feed
-from service.core.log import Page, resume, weigh
+from service.core.log import Gap, Page, assess, read_on, weigh
 from service.core.position import BEGINNING, Position
 from service.hub.hub import Hub
 from service.hub.live import LiveChannel, Member, Replays
@@ -50,9 +49,9 @@ class Start(NamedTuple):
     Attributes:
         at: events follow from here.
         recovered: the client asked for what follows a position, and gets it exactly.
-        gap_from: the client's position, where something after it may be missing.
+        gap_from: the client's position, where a gap from it to `at` is to be told first.
         page: read after `asked`, not yet written; None where nothing is known to follow.
-        crossed: the epoch into which a gap was told (see `core.log.assess`).
+        until: for who asked for what is retained, the log's tip then (see `core.log.read_on`).
     """
 
     live: LiveChannel
@@ -62,7 +61,7 @@ class Start(NamedTuple):
     gap_from: Position | None
     page: Page | None
     asked: Position | None
-    crossed: int | None
+    until: Position
 
 
 class Joining:
@@ -100,10 +99,10 @@ class Joining:
         self, live: LiveChannel, feed: Feed, since: Position | None, page: Page | None
     ) -> Start:
         if since is None:
-            return Start(live, feed, feed.position, False, None, None, None, None)
-        if page is None and since == feed.position and feed.crossing is None:
+            return Start(live, feed, feed.position, False, None, None, None, BEGINNING)
+        if page is None and since == feed.position and not live.healing:
             self._hub.stats.resumed(exact=True)
-            return Start(live, feed, since, True, None, None, None, None)
+            return Start(live, feed, since, True, None, None, None, BEGINNING)
         asked = since
         if page is None:
             asked = min(since, feed.position)
@@ -112,16 +111,18 @@ class Joining:
             # A position that this log never gave out gets everything.
             asked = BEGINNING
             page = await self._hub.read(live.name, asked)
-        resumption = resume(since, page)
-        self._hub.stats.resumed(resumption.exact)
-        at, exact = resumption.start, resumption.exact
-        gap_from = None if exact else since
-        # Who asks for what is retained misses nothing where an epoch of it ends.
-        crossed = None if exact and since != BEGINNING else page.tip.epoch
+        exact, at = assess(since, page.tip, page.first)
+        self._hub.stats.resumed(exact)
+        gap_from = None
+        if not exact:
+            first = next(iter(read_on(since, page).pieces), None)
+            # Where it is no gap, that comes behind what is retained of the client's epoch.
+            gap_from, at = first if isinstance(first, Gap) else (None, since)
+        until = page.tip if since == BEGINNING else BEGINNING
         if weigh(page.entries) > _KEPT_BYTES:
             # Other channels may have as much: it is read again in its turn.
-            return Start(live, feed, at, exact, gap_from, None, None, crossed)
-        return Start(live, feed, at, exact, gap_from, page, asked, crossed)
+            return Start(live, feed, at, exact, gap_from, None, None, until)
+        return Start(live, feed, at, exact, gap_from, page, asked, until)
 
     def abandon(self, start: Start) -> None:
         """Undo `hold` and `begin`."""
@@ -135,13 +136,13 @@ class Joining:
             return
         if start.gap_from is not None:
             self._hub.stats.gaps += 1
-            connection.send(messages.gap(start.live.name, start.gap_from, start.at))
+            connection.deliver(start.live, [Gap(start.gap_from, start.at)])
         if connection.congested:
             # Enough is waiting, be it other channels' pages: this one is read again in its time.
             self._go_on(connection, start._replace(page=None, asked=None), start.at)
             return
-        at = self._write(connection, start.live, start.at, start.page)
-        if self._arrive(connection, start.live, at, start.page, start.asked, start.crossed):
+        at = self._write(connection, start.live, start.at, start.page, start.until)
+        if self._arrive(connection, start.live, at, start.page, start.asked, start.until):
             start.feed.unwatch()
             return
         self._go_on(connection, start, at)
@@ -156,7 +157,7 @@ class Joining:
         task.add_done_callback(lambda _: feed.unwatch())
 
     async def _follow(self, connection: Member, start: Start, at: Position) -> None:
-        place = _Place(at, start.crossed)
+        place = _Place(at, start.until)
         live = start.live
         del start  # with its page, which is written
         failures = 0
@@ -186,7 +187,7 @@ class Joining:
         assert feed is not None
         if not _is_wanted(connection, live):
             return True
-        if self._arrive(connection, live, place.at, None, None, place.crossed):
+        if self._arrive(connection, live, place.at, None, None, place.until):
             _arrived(connection, live)
             return True
         asked = BEGINNING if place.went_back else min(place.at, feed.position)
@@ -197,32 +198,35 @@ class Joining:
             place.went_back = True  # what the log has must be read from its beginning
             return False
         place.went_back = False
-        resumption = resume(place.at, page, place.crossed)
-        if not resumption.exact:
-            self._hub.stats.gaps += 1
-            connection.send(messages.gap(live.name, place.at, resumption.start))
-            place.crossed = page.tip.epoch
-            place.at = resumption.start
-        before, place.at = place.at, self._write(connection, live, place.at, page)
+        if page.tip < place.until:
+            place.until = BEGINNING  # this is not the log that was asked for
+        before, place.at = place.at, self._write(connection, live, place.at, page, place.until)
         place.stuck = place.at == before  # the feed is being mended
         # Without an `await` since the read, so the page is what the log is, as far as is known.
-        if self._arrive(connection, live, place.at, page, asked, place.crossed):
+        if self._arrive(connection, live, place.at, page, asked, place.until):
             _arrived(connection, live)
             return True
         return False
 
     def _write(
-        self, connection: Member, live: LiveChannel, at: Position, page: Page | None
+        self,
+        connection: Member,
+        live: LiveChannel,
+        at: Position,
+        page: Page | None,
+        until: Position,
     ) -> Position:
-        """Write what a page has after `at`; gives back the place then reached."""
+        """Write what a page has for who stands at `at`; gives back the place then reached."""
         if page is None:
             return at
-        frames = [live.frame(entry) for entry in page.entries if entry.position > at]
-        if frames:
-            self._hub.stats.events_replayed += len(frames)
-            self._hub.stats.deliveries += len(frames)
-            connection.write(b"".join(frames))
-        return max(at, page.end)
+        reading = read_on(at, page, until)
+        if reading.pieces:
+            gaps = sum(1 for piece in reading.pieces if isinstance(piece, Gap))
+            self._hub.stats.gaps += gaps
+            self._hub.stats.events_replayed += len(reading.pieces) - gaps
+            self._hub.stats.deliveries += len(reading.pieces) - gaps
+            connection.deliver(live, reading.pieces)
+        return reading.at
 
     def _arrive(
         self,
@@ -231,7 +235,7 @@ class Joining:
         at: Position,
         page: Page | None,
         asked: Position | None,
-        crossed: int | None,
+        until: Position,
     ) -> bool:
         """Make the connection a member if it stands where the feed stands, or can be put there."""
         feed = live.feed
@@ -244,13 +248,13 @@ class Joining:
             self._hub.heal(live)
         if page is not None and not page.complete:
             return False
-        if feed.crossing not in (None, crossed):
-            return False  # the members were told a gap that this one was not
+        if at < until:
+            return False  # the members may still be told of an epoch's end that this one is not
         if at < feed.position and not connection.congested:
             tail = feed.tail(at)
             if tail is None or weigh(tail) > self._tail_bytes:
                 return False
-            connection.write(b"".join([live.frame(entry) for entry in tail]))
+            connection.deliver(live, tail)
             self._hub.stats.deliveries += len(tail)
         elif at != feed.position or connection.congested:
             return False
@@ -262,7 +266,7 @@ class Joining:
         feed = live.feed
         assert feed is not None
         feed.watch()
-        self._go_on(connection, Start(live, feed, since, True, None, None, None, None), since)
+        self._go_on(connection, Start(live, feed, since, True, None, None, None, BEGINNING), since)
 
 
 class _Place:
@@ -270,16 +274,16 @@ class _Place:
 
     Attributes:
         at: the client has everything up to here.
-        crossed: as in `Start`.
+        until: as in `Start`.
         went_back: the log's tip is before `at`.
         stuck: the last read brought nothing.
     """
 
-    __slots__ = ("at", "crossed", "stuck", "went_back")
+    __slots__ = ("at", "stuck", "until", "went_back")
 
-    def __init__(self, at: Position, crossed: int | None) -> None:
+    def __init__(self, at: Position, until: Position) -> None:
         self.at = at
-        self.crossed = crossed
+        self.until = until
         self.went_back = False
         self.stuck = False
 

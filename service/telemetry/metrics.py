@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import accumulate
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
 from prometheus_client.core import (
@@ -24,9 +24,21 @@ from prometheus_client.core import (
 
 from service import __version__
 from service.core.close import CloseCode
+from service.ports import CutOff, Refused
 
 _LATENCY = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-_KNOWN_CODES = frozenset(int(code) for code in CloseCode) | {1005, 1006}
+_CODES = (*(str(int(code)) for code in CloseCode), "1005", "1006")
+_STATUSES = ("400", "401", "403", "408", "413", "415", "422", "429", "500", "503")
+_LINKS = ("publish", "read", "subscribe")
+_TASKS = ("heartbeat", "audit", "garbage")
+
+
+def _from_zero(*labels: str) -> Counter[str]:
+    """A counter per label that is there before anything happened.
+
+    The rate of one that appears with its first event leaves that event out.
+    """
+    return Counter(dict.fromkeys(labels, 0))
 
 
 class _Histogram:
@@ -77,13 +89,18 @@ class Metrics:
         self.events_duplicate = 0
         self.events_uncopied = 0
         self._connects = 0
-        self._refusals: Counter[str] = Counter()
-        self._disconnects: Counter[str] = Counter()
-        self._resumes: Counter[str] = Counter({"exact": 0, "gap": 0})
-        self._publish_errors: Counter[str] = Counter()
-        self._reconnects: Counter[str] = Counter()
+        self._refusals = _from_zero(*get_args(Refused))
+        self._cut_offs = _from_zero(*get_args(CutOff))
+        self._disconnects = _from_zero(*_CODES, "other")
+        self._resumes = _from_zero("exact", "gap")
+        self._publish_errors = _from_zero(*_STATUSES)
+        self._reconnects = _from_zero(*_LINKS)
+        self._key_fetches = _from_zero("good", "failed")
+        self._task_failures = _from_zero(*_TASKS)
         self._drained = 0
+        self._answers = _Histogram(_LATENCY)
         self._latency = _Histogram(_LATENCY)
+        self._lateness = _Histogram(_LATENCY)
         self._round_trip = _Histogram(_LATENCY)
         self._gauges: list[Gauge] = []
         self.registry = CollectorRegistry()
@@ -100,18 +117,25 @@ class Metrics:
     def connected(self) -> None:
         self._connects += 1
 
-    def refused(self, reason: str) -> None:
+    def refused(self, reason: Refused) -> None:
         self._refusals[reason] += 1
+
+    def cut_off(self, reason: CutOff) -> None:
+        self._cut_offs[reason] += 1
 
     def disconnected(self, code: int) -> None:
         # A client may close with any of 3000 to 4999: one label for those that are not ours.
-        self._disconnects[str(code) if code in _KNOWN_CODES else "other"] += 1
+        label = str(code)
+        self._disconnects[label if label in self._disconnects else "other"] += 1
 
     def resumed(self, exact: bool) -> None:
         self._resumes["exact" if exact else "gap"] += 1
 
     def publish_refused(self, status: int) -> None:
         self._publish_errors[str(status)] += 1
+
+    def answered(self, seconds: float) -> None:
+        self._answers.observe(seconds)
 
     def written(self, seconds: float) -> None:
         self._latency.observe(seconds)
@@ -124,6 +148,15 @@ class Metrics:
 
     def drained(self, connections: int) -> None:
         self._drained += connections
+
+    def loop_was_late(self, seconds: float) -> None:
+        self._lateness.observe(seconds)
+
+    def keys_fetched(self, good: bool) -> None:
+        self._key_fetches["good" if good else "failed"] += 1
+
+    def task_failed(self, name: str) -> None:
+        self._task_failures[name] += 1
 
     # The scrape
 
@@ -153,20 +186,29 @@ class Metrics:
             yield CounterMetricFamily(f"herald_{name}", text, value=value)
         for name, text, label, counts in (
             ("refusals", "Handshakes and connects refused.", "reason", self._refusals),
+            ("http_cut_off", "HTTP connections ended for a limit.", "reason", self._cut_offs),
             ("disconnects", "Connections ended, by close code.", "code", self._disconnects),
             ("resumes", "Positions held against the log.", "outcome", self._resumes),
             ("publish_errors", "Publishes refused, by status.", "status", self._publish_errors),
             ("engine_reconnects", "Engine links opened again.", "link", self._reconnects),
+            ("jwks_fetches", "The issuer's keys asked for.", "outcome", self._key_fetches),
+            ("task_failures", "Tasks that failed and began again.", "task", self._task_failures),
         ):
             family = CounterMetricFamily(f"herald_{name}", text, labels=[label])
             for value_of_label, count in sorted(counts.items()):
                 family.add_metric([value_of_label], count)
             yield family
+        yield self._answers.family(
+            "herald_publish_answer_seconds", "From a publish request to its 202."
+        )
         yield self._latency.family(
             "herald_publish_to_write_seconds",
             "From the acceptance of an event to its write to the sockets of this process.",
         )
         yield self._round_trip.family("herald_ping_round_trip_seconds", "From a ping to its pong.")
+        yield self._lateness.family(
+            "herald_loop_delay_seconds", "How late the event loop was with a timer."
+        )
         for gauge in self._gauges:
             number = gauge.read()
             if number is not None:

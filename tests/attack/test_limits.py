@@ -1,7 +1,7 @@
 """What one connection may hold, and for how long, where its client does its worst.
 
-With a server in this process, whose limits in seconds are made short; against a live one the same
-attacks are in test_floods.py.
+With a server in this process, whose limits are made small; against a live one the same attacks are
+in test_floods.py. Each end is counted under its reason.
 """
 
 from __future__ import annotations
@@ -14,11 +14,23 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from service.core.errors import HeraldError
-from service.edge import body as body_module
-from service.edge import http
 from service.edge.answers import Answer, ProblemError
-from service.edge.http import HEAD_BYTES, HeraldHttp, Upgrade
-from tests.edge.test_http_ends import OPENING, Lab, Peer, dial, post, running_lab
+from service.edge.body import body_chunks, read_body
+from service.edge.doors import Respond, Upgrade
+from service.edge.http import HeraldHttp
+from service.edge.lobby import Lobby
+from service.edge.policy import HttpPolicy
+from service.telemetry.metrics import Metrics
+from tests.edge.test_http_ends import (
+    HEAD_BYTES,
+    OPENING,
+    Lab,
+    Peer,
+    cut_offs,
+    dial,
+    post,
+    running_lab,
+)
 from tests.harness.process import PATIENCE, eventually
 
 CHUNKED = b" HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -27,6 +39,7 @@ SOON = 0.3
 """Seconds, for limits that are meant to be reached."""
 LATER = 2.0
 """For those that are not: longer than a busy machine holds this process up."""
+IMPATIENT = HttpPolicy(unread_timeout=SOON)
 
 
 @pytest.fixture
@@ -56,8 +69,9 @@ async def deaf(port: int) -> AsyncIterator[Peer]:
 
 @pytest.mark.parametrize("request_", [b"GET /get", b"POST /p"])
 @pytest.mark.parametrize("piece", [b"a:b\r\n" * 2_000, b"x" * 10_000], ids=["many", "one"])
-async def test_trailers_without_an_end_are_cut_off(lab: Lab, request_: bytes, piece: bytes) -> None:
-    async with dial(lab.port) as peer:
+async def test_trailers_without_an_end_are_cut_off(request_: bytes, piece: bytes) -> None:
+    policy = HttpPolicy(max_head_bytes=HEAD_BYTES)
+    async with running_lab(policy) as lab, dial(lab.port) as peer:
         peer.send(request_ + CHUNKED + b"1\r\na\r\n0\r\nx: ")
         sent = 0
         while not peer.writer.transport.is_closing() and sent < 100 * HEAD_BYTES:
@@ -68,13 +82,14 @@ async def test_trailers_without_an_end_are_cut_off(lab: Lab, request_: bytes, pi
             await asyncio.sleep(0.001)
         assert sent < 100 * HEAD_BYTES, "it would go on for ever"
         assert lab.came == [], "a request that broke off was done"
+        assert lab.cut_offs() == {"trailers_large": 1}
 
 
 async def test_trailers_are_no_headers(lab: Lab) -> None:
     """What a proxy has looked at are the headers (RFC 9110, 6.5.1)."""
     seen: list[bytes] = []
 
-    def keep(headers: list[tuple[bytes, bytes]], body: bytes, respond: http.Respond) -> None:
+    def keep(headers: list[tuple[bytes, bytes]], body: bytes, respond: Respond) -> None:
         seen.extend(name for name, _ in headers)
         respond(Answer(200, b"text/plain", body))
 
@@ -89,9 +104,10 @@ async def test_trailers_are_no_headers(lab: Lab) -> None:
     assert seen == [b"host", b"transfer-encoding", b"host", b"content-length", b"x-mine"]
 
 
-async def test_body_in_tiny_chunks_is_no_trailer(lab: Lab) -> None:
+async def test_body_in_tiny_chunks_is_no_trailer() -> None:
     chunks = b"1\r\na\r\n" * 100_000
-    async with dial(lab.port) as peer:
+    policy = HttpPolicy(max_head_bytes=HEAD_BYTES)
+    async with running_lab(policy) as lab, dial(lab.port) as peer:
         peer.send(b"POST /p" + CHUNKED)
         for begin in range(0, len(chunks), 10_000):
             peer.send(chunks[begin : begin + 10_000])
@@ -133,17 +149,15 @@ async def test_requests_are_taken_only_as_they_are_answered(
                     answered += (await peer.reader.read(1 << 20)).count(b"HTTP/1.1 200")
 
 
-async def test_head_that_waits_for_its_turn_is_not_slow(
-    lab: Lab, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_head_that_waits_for_its_turn_is_not_slow() -> None:
     """It may be cut in two by a piece of what was read; the answers before it take their time."""
-    monkeypatch.setattr(http, "HEAD_SECONDS", SOON)
-    async with dial(lab.port) as peer:
+    async with running_lab(HttpPolicy(head_timeout=SOON)) as lab, dial(lab.port) as peer:
         peer.send(post(b"hold") + SMALL * 1_000)
         await eventually(lambda: lab.held, "the first")
         await asyncio.sleep(3 * SOON)
         lab.release()
         assert await peer.bodies(1_001) == [b"released", *[b"/"] * 1_000]
+        assert lab.cut_offs() == {}
 
 
 async def test_what_waits_to_be_parsed_is_no_more_than_one_read(lab: Lab) -> None:
@@ -229,13 +243,11 @@ async def fill(lab: Lab, peer: Peer) -> None:
 
 
 @pytest.mark.parametrize("path", ["/p", "/asgi"])
-async def test_client_that_reads_no_answers_is_cut_off(
-    lab: Lab, lost: list[HeraldHttp], monkeypatch: pytest.MonkeyPatch, path: str
-) -> None:
-    monkeypatch.setattr(http, "UNREAD_SECONDS", SOON)
-    async with deaf(lab.port) as peer:
+async def test_client_that_reads_no_answers_is_cut_off(lost: list[HeraldHttp], path: str) -> None:
+    async with running_lab(IMPATIENT) as lab, deaf(lab.port) as peer:
         peer.send(post(b"x" * 10_000, path=path) * 2_000)
         await eventually(lambda: lost, "the end")
+        assert lab.cut_offs() == {"unread": 1}
 
 
 @pytest.mark.parametrize(
@@ -243,12 +255,9 @@ async def test_client_that_reads_no_answers_is_cut_off(
     [post(b"x" * 2_500_000), post(b"x" * 25_000) * 100, post(b"x" * 25_000, path="/asgi") * 100],
     ids=["one", "many", "many, asgi"],
 )
-async def test_client_that_reads_slowly_is_not(
-    lab: Lab, monkeypatch: pytest.MonkeyPatch, answers: bytes
-) -> None:
+async def test_client_that_reads_slowly_is_not(answers: bytes) -> None:
     """Also where as much waits for it each time that it is looked at."""
-    monkeypatch.setattr(http, "UNREAD_SECONDS", LATER)
-    async with deaf(lab.port) as peer:
+    async with running_lab(HttpPolicy(unread_timeout=LATER)) as lab, deaf(lab.port) as peer:
         await take_small_pieces(lab)
         peer.send(answers)
         peer.writer.transport.resume_reading()  # type: ignore[attr-defined]
@@ -256,14 +265,14 @@ async def test_client_that_reads_slowly_is_not(
             for _ in range(25):  # raises where it is cut off
                 await peer.reader.readexactly(100_000)
                 await asyncio.sleep(LATER / 10)
+        assert lab.cut_offs() == {}
 
 
 async def test_client_that_stops_reading_the_last_answer_is_cut_off(
-    lab: Lab, lost: list[HeraldHttp], monkeypatch: pytest.MonkeyPatch
+    lost: list[HeraldHttp],
 ) -> None:
     """After most of it was read, so that nothing is waited for but its end."""
-    monkeypatch.setattr(http, "UNREAD_SECONDS", SOON)
-    async with deaf(lab.port) as peer:
+    async with running_lab(IMPATIENT) as lab, deaf(lab.port) as peer:
         transport = await take_small_pieces(lab)
         low, _ = transport.get_write_buffer_limits()
         peer.send(post(b"x" * 400_000, "connection: close"))
@@ -275,6 +284,7 @@ async def test_client_that_stops_reading_the_last_answer_is_cut_off(
         peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
         assert transport.get_write_buffer_size() > 0
         await eventually(lambda: lost, "the end")
+        assert lab.cut_offs() == {"unread": 1}
 
 
 @pytest.mark.parametrize(
@@ -287,53 +297,65 @@ async def test_client_that_stops_reading_the_last_answer_is_cut_off(
     ],
     ids=["close", "close, asgi", "no HTTP", "a WebSocket that is refused"],
 )
-async def test_last_answer_is_not_waited_for_for_ever(
-    lab: Lab, lost: list[HeraldHttp], monkeypatch: pytest.MonkeyPatch, last: bytes
-) -> None:
+async def test_last_answer_is_not_waited_for_for_ever(lost: list[HeraldHttp], last: bytes) -> None:
     """The socket is closed when all was read, which would be never."""
-    monkeypatch.setattr(http, "UNREAD_SECONDS", SOON)
-    async with deaf(lab.port) as peer:
+    async with running_lab(IMPATIENT) as lab, deaf(lab.port) as peer:
         await fill(lab, peer)
         peer.send(last)
         await eventually(lambda: lost, "the end")
+        assert lab.cut_offs()["unread"] == 1
 
 
-async def test_idle_client_with_an_unread_answer_is_cut_off(
-    lost: list[HeraldHttp], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(http, "UNREAD_SECONDS", SOON)
-    async with running_lab(idle=SOON) as lab, deaf(lab.port) as peer:
+async def test_idle_client_with_an_unread_answer_is_cut_off(lost: list[HeraldHttp]) -> None:
+    async with running_lab(IMPATIENT, idle=SOON) as lab, deaf(lab.port) as peer:
         await fill(lab, peer)
         await eventually(lambda: lost, "the end")
+        assert lab.cut_offs() == {"unread": 1}
+
+
+# Connections that keep others out
+
+
+async def test_those_who_make_room_are_counted() -> None:
+    async with running_lab(lobby=Lobby(places=2)) as lab, contextlib.AsyncExitStack() as stack:
+        for _ in range(5):
+            last = await stack.enter_async_context(dial(lab.port))
+            await eventually(lambda: len(lab.state.connections) in (1, 2), "it has come")
+        last.send(post(b"a"))
+        assert await last.bodies() == [b"a"]
+        assert lab.cut_offs() == {"no_room": 3}
 
 
 # Bodies that come slowly
 
 
-async def read(chunks: Callable[[], bytes | None], pause: float, limit: int) -> bytes:
+async def read(
+    pieces: Callable[[], bytes | None], pause: float, timeout: float, stats: Metrics
+) -> bytes:
     """Read a body of which a piece comes after each pause, as the application does."""
 
     async def receive() -> dict[str, object]:
         await asyncio.sleep(pause)
-        piece = chunks()
+        piece = pieces()
         return {"type": "http.request", "body": piece or b"", "more_body": piece is not None}
 
-    return await body_module.read_body(body_module.body_chunks(receive), limit)
+    async with asyncio.timeout(PATIENCE):
+        return await read_body(body_chunks(receive, timeout, stats), 1 << 30)
 
 
-async def test_body_that_trickles_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_body_that_trickles_is_given_up() -> None:
     """A byte now and then is a sign of life, and would hold a connection for days."""
-    monkeypatch.setattr(body_module, "STALL_SECONDS", LATER)
-    monkeypatch.setattr(body_module, "LEAST_RATE", 1_000)
+    stats = Metrics()
     with pytest.raises(ProblemError) as refused:
-        async with asyncio.timeout(PATIENCE):
-            await read(lambda: b"x", SOON / 20, 1 << 30)
+        await read(lambda: b"x", SOON / 20, SOON, stats)
     assert refused.value.status == 408
     assert (b"connection", b"close") in refused.value.headers
+    assert cut_offs(stats) == {"body_slow": 1}
 
 
-async def test_body_that_stops_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(body_module, "STALL_SECONDS", SOON)
+async def test_body_that_stops_is_given_up() -> None:
+    """However much has come of it."""
+    stats = Metrics()
     pieces = iter([b"x" * 1_000_000, None])
 
     async def receive() -> dict[str, object]:
@@ -343,12 +365,13 @@ async def test_body_that_stops_is_given_up(monkeypatch: pytest.MonkeyPatch) -> N
 
     with pytest.raises(HeraldError, match="slowly"):
         async with asyncio.timeout(PATIENCE):
-            await body_module.read_body(body_module.body_chunks(receive), 1 << 30)
+            await read_body(body_chunks(receive, SOON, stats), 1 << 30)
+    assert cut_offs(stats) == {"body_slow": 1}
 
 
-async def test_body_that_is_long_and_steady_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(body_module, "STALL_SECONDS", LATER)
-    monkeypatch.setattr(body_module, "LEAST_RATE", 1_000)
-    pieces = iter([*[b"x" * 1_000] * 30, None])
-    async with asyncio.timeout(PATIENCE):
-        assert len(await read(lambda: next(pieces), LATER / 25, 1 << 30)) == 30_000
+async def test_body_that_is_long_and_steady_is_read() -> None:
+    """In all it takes longer than the time in which something must come."""
+    stats = Metrics()
+    pieces = iter([*[b"x" * 100] * 30, None])
+    assert len(await read(lambda: next(pieces), LATER / 25, LATER, stats)) == 3_000
+    assert cut_offs(stats) == {}

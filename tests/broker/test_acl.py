@@ -9,8 +9,10 @@ import redis
 
 from service.broker.broker import Broker
 from service.broker.embedded import EmbeddedEngine
+from service.core.channel import NO_TOPICS
 from service.core.errors import EngineError, EngineUnavailable
 from service.core.position import BEGINNING
+from service.core.principal import Principal
 from tests.broker.support import client_of, event, publish, running_broker, submit
 from tests.harness.process import PATIENCE, eventually
 
@@ -27,6 +29,8 @@ RULES = (
     "+get",
     "+mget",
     "+spublish",
+    # tickets, beside +set
+    "+getdel",
     # inside the scripts
     "+set",
     "+pexpire",
@@ -38,6 +42,7 @@ RULES = (
     "+xrevrange",
 )
 """What docs/operations.md lists, and `+select` where the URL names a database."""
+ALICE = Principal("alice", 2e9, NO_TOPICS)
 REPLICA_RULES = ("+wait",)
 """Besides, where replicas are waited for; see test_replicas.py."""
 
@@ -66,6 +71,8 @@ async def _use_everything(broker: Broker, channel: str) -> None:
             raise receipt.failure
     assert len((await broker.log.read(channel, BEGINNING)).entries) == 2
     await broker.log.tips([channel])
+    await broker.tickets.keep(channel, ALICE, 60.0)
+    assert await broker.tickets.take(channel) == ALICE
     broker.subscriptions.unsubscribe(channel)
     link = broker.subscriptions.keeper.link
     assert link is not None

@@ -2,7 +2,7 @@
 
 books.py      what publishers and subscribers write down
 checker.py    the guarantees, from the books alone; it knows nothing of Herald's inside
-wire.py       a WebSocket and an HTTP client of their own
+wire.py       clients of their own: of WebSockets, of streams, and of HTTP
 actors.py     publishers and subscribers that go on whatever breaks
 proxy.py      a TCP proxy that cuts, stalls, delays and dribbles
 engines.py    engines to break: single, with replicas and sentinels, Cluster

@@ -8,6 +8,7 @@ import random
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+from urllib.parse import quote, unquote
 
 from tests.chaos.books import (
     Event,
@@ -18,7 +19,7 @@ from tests.chaos.books import (
     SubscriberBook,
     read_position,
 )
-from tests.chaos.wire import ClientSocket, HttpClient
+from tests.chaos.wire import ClientConnection, ClientSocket, ClientStream, HttpClient
 
 _STAY_AWAY = {"1000", "1002", "1003", "1007", "1008", "1009", "3003", "400", "403"}
 """Ends that tell a client that it did something wrong; ours do not. Likewise 41xx."""
@@ -95,7 +96,10 @@ class Publisher:
 
 
 class Subscriber:
-    """Listens as a good client does: resumes, obeys close codes, notices a dead server."""
+    """Listens as a good client does: resumes, obeys close codes, notices a dead server.
+
+    This one has a WebSocket; see also `StreamSubscriber`.
+    """
 
     def __init__(
         self,
@@ -116,7 +120,7 @@ class Subscriber:
         self._silence = silence
         self._chance = chance
         self._at: dict[str, Position] = {}
-        self._socket: ClientSocket | None = None
+        self._socket: ClientConnection | None = None
         self.welcomed = asyncio.Event()
 
     def begin_at(self, positions: Mapping[str, str]) -> None:
@@ -167,18 +171,10 @@ class Subscriber:
         ports = self._ports()
         if not ports:
             return "nowhere"
-        connect = {
-            "type": "connect",
-            "token": self._token(),
-            "positions": dict(self.positions),
-            "topics": self._topics,
-        }
         try:
             async with asyncio.timeout(_OPEN_SECONDS):
                 _, socket = await loop.create_connection(
-                    lambda: ClientSocket(connect, self._take),
-                    "127.0.0.1",
-                    self._chance.choice(ports),
+                    self._connection, "127.0.0.1", self._chance.choice(ports)
                 )
         except OSError:
             return "unreachable"
@@ -199,6 +195,15 @@ class Subscriber:
             stopping.cancel()
             socket.abort()
             self._socket = None
+
+    def _connection(self) -> ClientConnection:
+        connect = {
+            "type": "connect",
+            "token": self._token(),
+            "positions": dict(self.positions),
+            "topics": self._topics,
+        }
+        return ClientSocket(connect, self._take)
 
     def _take(self, message: dict[str, Any]) -> None:
         kind = message["type"]
@@ -228,3 +233,37 @@ class Subscriber:
     def _move(self, channel: str, text: str, position: Position) -> None:
         self.positions[channel] = text
         self._at[channel] = position
+
+
+class StreamSubscriber(Subscriber):
+    """Listens to server-sent events, and resumes as a browser does: with the last id alone.
+
+    Each id must say where everything that was told has brought it, channel by channel.
+    """
+
+    _last_id: str | None = None
+
+    def _connection(self) -> ClientConnection:
+        query = "topics=" + ",".join(self._topics)
+        if self._last_id is None:
+            for channel, position in self.positions.items():
+                query += "&since=" + quote(f"{channel}@{position}")
+        return ClientStream(f"/v1/stream?{query}", self._token(), self._last_id, self._hear)
+
+    def _hear(self, message: dict[str, Any], last_id: str) -> None:
+        self._take(message)
+        if message["type"] == "welcome":
+            for channel, joined in message["channels"].items():
+                if joined["recovered"] and self.positions[channel] == "0-0":
+                    # Who asks for everything is told where that begins, and goes on from there.
+                    position = read_position(joined["position"])
+                    self._move(channel, joined["position"], position)
+        self._last_id = last_id
+        for place in last_id.split(","):
+            name, _, position = place.rpartition("@")
+            channel = unquote(name)
+            if self.positions.get(channel) != position:
+                self.book.complaints.append(
+                    f"an id has {channel} at {position}, after {message} "
+                    f"it is at {self.positions.get(channel)}"
+                )

@@ -6,18 +6,24 @@ to clients: drop an event whose position was seen, keep the position of the last
 
 * an accepted event between two that follow each other was lost in silence (guarantee 2);
 * so was one behind the last event, once everything has had time to arrive (guarantee 1);
-* one between a gap's two places is missing, but announced before anything later; so is one that
-  the epoch of the gap's `to` lost with its end, where the next event is of a later epoch;
-* a gap that tells of an epoch's end may come before the last events of that epoch that are left;
 * a number that skips shows a loss as well, also of an event whose publisher never had an answer;
+* a gap begins exactly where the client is, and ends further on, or where another log begins that an
+  engine with a slow clock has made;
+* an accepted event between a gap's two places is missing, but announced before anything later; it
+  was lost all the same if the engine is known to have had it still (see `_witness`);
+* from one epoch to the next leads nothing but a gap between the two, save for who asked for what is
+  retained (`0-0`): that one is told of no end of an epoch that came before;
 * the same event twice is a double, unless a gap lies between: an engine that lost the first one has
   lost its idempotency key too, and its publisher repeated it.
+
+Nothing may be trimmed and nothing may expire: every gap is held to be the engine's loss.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from tests.chaos.books import (
@@ -76,60 +82,93 @@ class Verdict:
 def check(publishers: Iterable[PublisherBook], subscribers: Iterable[SubscriberBook]) -> Verdict:
     """The verdict, once everything has had time to arrive."""
     verdict = Verdict()
-    accepted = _accepted(publishers, verdict)
+    subscribers = list(subscribers)
+    logs: defaultdict[str, _Log] = defaultdict(_Log)
+    for publisher in publishers:
+        for channel, events in publisher.accepted.items():
+            for event in events:
+                _accept(channel, logs[channel], event, verdict)
+    verdict.accepted = sum(len(log.accepted) for log in logs.values())
+    for subscriber in subscribers:
+        for channel, records in subscriber.records.items():
+            _witness(logs[channel], records)
     for subscriber in subscribers:
         for complaint in subscriber.complaints:
             verdict.broken += 1
             verdict.tell(f"{subscriber.name}: {complaint}")
         for channel, records in subscriber.records.items():
-            _Walk(subscriber.name, channel, accepted.get(channel, {}), verdict).along(records)
+            _Walk(subscriber.name, channel, logs[channel], verdict).along(records)
     return verdict
 
 
-def _accepted(
-    publishers: Iterable[PublisherBook], verdict: Verdict
-) -> Mapping[str, Mapping[Position, int]]:
-    found: dict[str, dict[Position, int]] = {}
-    for book in publishers:
-        for channel, events in book.accepted.items():
-            at = found.setdefault(channel, {})
-            for event in events:
-                _add(channel, at, event, verdict)
-    verdict.accepted = sum(map(len, found.values()))
-    return found
+@dataclass
+class _Log:
+    """What is known of one channel's log.
+
+    Attributes:
+        accepted: the numbers of the events that were answered with 202.
+        kept: events that survived their epoch, and the latest epoch in which they were there.
+        epoch: the highest that somebody saw.
+    """
+
+    accepted: dict[Position, int] = field(default_factory=dict)
+    kept: dict[Position, int] = field(default_factory=dict)
+    epoch: int = 0
 
 
-def _add(channel: str, at: dict[Position, int], event: Accepted, verdict: Verdict) -> None:
-    if at.setdefault(event.position, event.number) != event.number:
+def _accept(channel: str, log: _Log, event: Accepted, verdict: Verdict) -> None:
+    position, number = event
+    if log.accepted.setdefault(position, number) != number:
         verdict.forged += 1
-        verdict.tell(
-            f"{channel}: {event.position} was given to {at[event.position]} and {event.number}"
-        )
+        verdict.tell(f"{channel}: {position} was given to {log.accepted[position]} and {number}")
+    log.epoch = max(log.epoch, position[0])
+
+
+def _witness(log: _Log, records: Sequence[Record]) -> None:
+    """Learn of a log from what one subscriber saw.
+
+    Who asked for everything retained, and was given an event and then one of a later epoch without
+    a gap between, shows that the first one was still there when the later epoch had begun.
+    """
+    replayed: list[Position] = []
+    asked_for_all = False
+    for record in records:
+        match record:
+            case Joined(position):
+                asked_for_all = position == _BEGINNING  # others may be made up: nothing is learned
+            case Event((epoch, _) as position):
+                if asked_for_all and replayed and replayed[-1][0] < epoch:
+                    for other in replayed:
+                        log.kept[other] = max(epoch, log.kept.get(other, 0))
+                replayed.append(position)
+                log.epoch = max(log.epoch, epoch)
+            case Gap(_, (epoch, _)):
+                asked_for_all = False
+                log.epoch = max(log.epoch, epoch)
 
 
 class _Walk:
     """One subscriber's way through one channel."""
 
-    def __init__(
-        self, who: str, channel: str, accepted: Mapping[Position, int], verdict: Verdict
-    ) -> None:
+    def __init__(self, who: str, channel: str, log: _Log, verdict: Verdict) -> None:
         self._where = f"{who} on {channel}"
-        self._accepted = accepted
-        self._order = sorted(accepted)
+        self._log = log
+        self._order = sorted(log.accepted)
         self._verdict = verdict
         self._at: Position | None = None
-        self._start: Position | None = None
+        self._moved = False  # where it is was said by the server
+        self._asked_for_all = False  # and was told of no gap yet
         self._seen: set[Position] = set()
         self._numbers: dict[int, int] = {}  # a number, and how many gaps there were before it
         self._gaps = 0
-        self._told = False  # a gap, and since then no event of another epoch
         self._missed: set[Position] = set()
 
     def along(self, records: Sequence[Record]) -> None:
         for record in records:
             match record:
                 case Joined(position):
-                    self._at = self._start = position
+                    self._at = position
+                    self._asked_for_all = position == _BEGINNING
                 case Event(position, number):
                     self._event(position, number)
                 case Gap(since, to):
@@ -137,7 +176,9 @@ class _Walk:
         if self._at is None:
             return
         behind = self._between(self._at, None)
-        self._lose(self._announced(behind), "never came")
+        if self._asked_for_all:
+            behind = [position for position in behind if position[0] == self._log.epoch]
+        self._lose(behind, "never came")
 
     def _event(self, position: Position, number: int) -> None:
         verdict = self._verdict
@@ -151,24 +192,11 @@ class _Walk:
             verdict.misordered += 1
             verdict.tell(f"{self._where}: {position} came after {self._at}")
             return
-        skipped = self._between(self._at, position)
-        skipped = [other for other in skipped if other != position]
-        if position[0] != self._at[0]:
-            skipped = self._announced(skipped)
-        if skipped:
-            self._lose(skipped, f"skipped between {self._at} and {position}")
-        elif self._at == _BEGINNING:
-            pass  # who asks for everything retained is told of no gap
-        elif position[0] != self._at[0]:
-            if not self._told:
-                self._break(f"from {self._at} to {position} without a gap")
-            elif position[1] != 1:
-                self._hole(position)
-        elif position[1] != self._at[1] + 1:
-            self._hole(position)
-        if self._accepted.get(position, number) != number:
+        self._step(self._at, position)
+        expected = self._log.accepted.get(position, number)
+        if number != expected:
             verdict.forged += 1
-            verdict.tell(f"{self._where}: {position} is {number}, not {self._accepted[position]}")
+            verdict.tell(f"{self._where}: {position} is {number}, not {expected}")
         before = self._numbers.get(number)
         if before == self._gaps:
             verdict.doubled += 1
@@ -176,41 +204,52 @@ class _Walk:
         elif before is not None:
             verdict.again += 1
         self._numbers[number] = self._gaps
-        self._told = self._told and position[0] == self._at[0]
         self._seen.add(position)
         self._at = position
+        self._moved = True
         verdict.delivered += 1
 
+    def _step(self, at: Position, position: Position) -> None:
+        """From one event, or place, to the next event."""
+        skipped = [other for other in self._between(at, position) if other != position]
+        crosses = position[0] != at[0]
+        if crosses and self._asked_for_all:
+            # What an engine lost with an epoch's end is not retained.
+            at = (position[0], 0)
+            skipped = [other for other in skipped if other > at]
+        elif crosses:
+            self._break(f"from {at} to {position} without a gap")
+        if skipped:
+            self._lose(skipped, f"skipped between {at} and {position}")
+        elif position[0] == at[0] and position[1] != at[1] + 1:
+            self._verdict.lost += 1
+            self._verdict.tell(f"{self._where}: a hole between {at} and {position}")
+
     def _gap(self, since: Position, to: Position) -> None:
-        if self._at is None or (since != self._at and not self._moved_on(since)):
+        if since != self._at and not self._is_brought_on(since):
             self._break(f"a gap from {since}, but the client was at {self._at}")
-        within = self._between(since, to) if to >= since else self._between(since, None)
+        back = to < since
+        if to == since or (back and to[0] == since[0] and self._moved):
+            self._break(f"a gap from {since} to {to}")
+        within = self._between(since, None if back else to)
+        if not back:
+            kept = [position for position in within if self._log.kept.get(position, 0) >= to[0]]
+            self._lose(kept, f"retained, but left out by the gap from {since} to {to}")
         self._cover(within)
         self._verdict.gaps += 1
         self._gaps += 1
-        self._told = True
+        self._asked_for_all = False
         self._at = to
+        self._moved = True
 
-    def _moved_on(self, since: Position) -> bool:
-        """Whether a place is ahead of the client's only by the end of an epoch that was told."""
-        assert self._at is not None
-        return self._told and since[0] > self._at[0] and not self._between((since[0], 0), since)
-
-    def _announced(self, skipped: list[Position]) -> list[Position]:
-        """Those of which no gap has told; the epoch of the last place has ended."""
-        if not self._told or self._at is None:
-            return skipped
-        self._cover([p for p in skipped if p[0] == self._at[0]])
-        return [p for p in skipped if p[0] != self._at[0]]
+    def _is_brought_on(self, since: Position) -> bool:
+        """Whether all that was retained ended with an epoch, and the next has no event yet."""
+        return self._asked_for_all and self._at is not None and self._at < since and since[1] == 0
 
     def _cover(self, positions: Sequence[Position]) -> None:
         missing = [p for p in positions if p not in self._seen and p not in self._missed]
         self._missed.update(missing)
         self._verdict.covered += len(missing)
-
-    def _hole(self, position: Position) -> None:
-        self._verdict.lost += 1
-        self._verdict.tell(f"{self._where}: a hole between {self._at} and {position}")
 
     def _between(self, since: Position, to: Position | None) -> list[Position]:
         """Accepted positions behind the first, up to and with the second."""
@@ -219,7 +258,7 @@ class _Walk:
         return self._order[first:last]
 
     def _lose(self, positions: Sequence[Position], how: str) -> None:
-        lost = [p for p in positions if p not in self._missed]
+        lost = [p for p in positions if p not in self._missed and p not in self._seen]
         self._missed.update(lost)
         self._verdict.lost += len(lost)
         if lost:

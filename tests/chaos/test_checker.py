@@ -12,12 +12,12 @@ from tests.chaos.checker import Verdict, check
 CHANNEL = "user:alice"
 
 
-def _verdict(records: list[Record], accepted: list[str] | None = None) -> Verdict:
+def _verdict(*walks: list[Record], accepted: list[str] | None = None) -> Verdict:
     publisher = PublisherBook()
     given = ["1-1", "1-2", "1-3", "1-4"] if accepted is None else accepted
     for number, position in enumerate(given, 1):
         publisher.accept(CHANNEL, position, number)
-    return check([publisher], [SubscriberBook("s", {CHANNEL: records})])
+    return check([publisher], [SubscriberBook("s", {CHANNEL: walk}) for walk in walks])
 
 
 def _e(seq: int, number: int | None = None, epoch: int = 1) -> Event:
@@ -25,6 +25,8 @@ def _e(seq: int, number: int | None = None, epoch: int = 1) -> Event:
 
 
 START = Joined((1, 0))
+FOR_ALL = Joined((0, 0))
+NEXT = Event((2, 1), 9)
 ALL = [START, _e(1), _e(2), _e(3), _e(4)]
 
 
@@ -37,23 +39,29 @@ ALL = [START, _e(1), _e(2), _e(3), _e(4)]
         ([*ALL, _e(3), _e(4)], {"delivered": 4, "repeated": 2}),
         # an event whose publisher had no answer
         ([*ALL, _e(5)], {"delivered": 5}),
+        ([FOR_ALL, *ALL[1:]], {"delivered": 4}),
         ([START, _e(1), Gap((1, 1), (1, 3)), _e(4)], {"delivered": 2, "gaps": 1, "covered": 2}),
-        (
-            [*ALL[:3], Gap((1, 2), (2, 0)), Event((2, 1), 9)],
-            {"delivered": 3, "gaps": 1, "covered": 2},
-        ),
-        # the log keeps the old epoch's events: what follows the place is the new epoch's first
-        ([*ALL[:3], Gap((1, 2), (1, 2)), Event((2, 1), 9)], {"gaps": 1, "covered": 2}),
-        # the end of an epoch was lost, nothing came after it
-        ([*ALL[:3], Gap((1, 2), (1, 2))], {"gaps": 1, "covered": 2}),
+        ([*ALL[:3], Gap((1, 2), (2, 0)), NEXT], {"delivered": 3, "gaps": 1, "covered": 2}),
+        ([*ALL, Gap((1, 4), (2, 0)), NEXT], {"delivered": 5, "gaps": 1, "covered": 0}),
+        # nothing came after it
+        ([*ALL[:3], Gap((1, 2), (2, 0))], {"gaps": 1, "covered": 2}),
+        ([*ALL, Gap((1, 4), (2, 0)), Gap((2, 0), (3, 0))], {"delivered": 4, "gaps": 2}),
+        # a slow clock began the log anew
+        ([*ALL[:3], Gap((1, 2), (0, 5)), Event((0, 6), 9)], {"gaps": 1, "covered": 2}),
+        # who asked for what is retained is told of no end of an epoch, and of no event lost with it
+        ([FOR_ALL, *ALL[1:], NEXT], {"delivered": 5, "gaps": 0}),
+        ([FOR_ALL, *ALL[1:3], NEXT], {"delivered": 3, "gaps": 0}),
+        ([FOR_ALL, *ALL[1:], Gap((2, 0), (3, 0)), Event((3, 1), 9)], {"delivered": 5, "gaps": 1}),
         # lost by the engine and repeated by its publisher
         (
             [*ALL, _e(5), Gap((1, 5), (2, 0)), Event((2, 1), 5)],
             {"delivered": 6, "gaps": 1, "again": 1},
         ),
     ],
-    ids=["all", "from later on", "from the end on", "seen again", "unanswered", "gap", "epoch",
-         "epoch after what is kept", "the end of an epoch", "repeated over a gap"],
+    ids=["all", "from later on", "from the end on", "seen again", "unanswered", "all retained",
+         "gap", "epoch", "epoch after all that it had", "no event in the new epoch", "two epochs",
+         "clock gone back", "retained epochs", "what is left of them", "the latest one is empty",
+         "repeated over a gap"],
 )  # fmt: skip
 def test_what_keeps_the_guarantees_holds(records: list[Record], found: dict[str, int]) -> None:
     verdict = _verdict(records)
@@ -76,14 +84,34 @@ def test_what_keeps_the_guarantees_holds(records: list[Record], found: dict[str,
         ([*ALL, Gap((1, 2), (2, 0))], {"broken": 1}),
         # after a gap, too, an epoch has no holes
         ([START, Gap((1, 0), (1, 1)), _e(3), _e(4)], {"lost": 1}),
-        ([*ALL, Gap((1, 4), (1, 4)), Event((2, 2), 9)], {"lost": 1}),
+        ([*ALL, Gap((1, 4), (2, 0)), Event((2, 2), 9)], {"lost": 1}),
         # announced only after something later
-        ([START, _e(1), _e(4), Gap((1, 4), (1, 4))], {"lost": 2}),
+        ([START, _e(1), _e(4), Gap((1, 4), (2, 0))], {"lost": 2}),
+        # an epoch's end is told where it is: not before the last events of the epoch, …
+        ([*ALL[:3], Gap((1, 2), (1, 2)), _e(3), _e(4), NEXT], {"broken": 2}),
+        ([*ALL[:3], Gap((1, 2), (2, 0)), _e(3), _e(4), NEXT], {"misordered": 2}),
+        ([*ALL[:3], Gap((1, 2), (1, 2)), NEXT], {"lost": 2, "broken": 2}),
+        ([*ALL[:3], Gap((1, 2), (1, 2))], {"lost": 2, "broken": 1}),
+        # … not for the end of an earlier one, …
+        ([START, Gap((1, 0), (1, 2)), _e(3), NEXT], {"lost": 1, "broken": 1}),
+        # … and from where the client is
+        ([*ALL, Gap((1, 4), (2, 0)), Gap((3, 0), (4, 0))], {"broken": 1}),
+        ([*ALL, Gap((1, 4), (1, 2))], {"broken": 1}),
+        # all that is retained has no holes within an epoch
+        ([FOR_ALL, _e(2), _e(3), _e(4)], {"lost": 1}),
+        ([FOR_ALL, *ALL[1:], Event((2, 2), 9)], {"lost": 1}),
+        ([FOR_ALL, *ALL[1:3]], {"lost": 2}),
+        # and who asked for it is told of later losses like everybody
+        ([FOR_ALL, *ALL[1:], Gap((1, 4), (2, 0)), NEXT, Event((3, 1), 10)], {"broken": 1}),
         ([_e(1), *ALL], {"broken": 1}),
     ],
     ids=["the last", "everything", "in the middle", "a hole", "order", "double", "payload",
          "another epoch", "gap from elsewhere", "hole behind a gap",
-         "hole in the new epoch", "too late", "before the welcome"],
+         "hole in the new epoch", "too late", "before the epoch's last events",
+         "over the epoch's last events", "before what the epoch lost", "of nothing",
+         "of an earlier loss", "from further on", "back within an epoch", "not from the beginning",
+         "hole in a retained epoch", "not to the end", "unannounced behind a gap",
+         "before the welcome"],
 )  # fmt: skip
 def test_what_breaks_them_is_seen(records: list[Record], found: dict[str, Any]) -> None:
     verdict = _verdict(records)
@@ -93,5 +121,18 @@ def test_what_breaks_them_is_seen(records: list[Record], found: dict[str, Any]) 
     assert verdict.examples
 
 
+def test_what_a_gap_covers_though_the_engine_has_it_is_lost() -> None:
+    late = [FOR_ALL, *ALL[1:4], NEXT]
+    # 1-2 and 1-3 were still there when the second epoch had begun; 1-4 was lost with the first.
+    over = [START, _e(1), Gap((1, 1), (2, 0)), NEXT]
+    verdict = _verdict(over, late)
+    assert (verdict.lost, verdict.covered, verdict.broken) == (2, 1, 0), verdict
+    # One that reached into a third epoch may have been told after a second loss.
+    over = [START, _e(1), Gap((1, 1), (3, 0))]
+    verdict = _verdict(over, late)
+    assert verdict.holds, verdict
+    assert verdict.covered == 3
+
+
 def test_one_position_for_two_events_is_seen() -> None:
-    assert _verdict(ALL, ["1-1", "1-2", "1-3", "1-4", "1-4"]).forged == 1
+    assert _verdict(ALL, accepted=["1-1", "1-2", "1-3", "1-4", "1-4"]).forged == 1

@@ -1,4 +1,4 @@
-"""The least of a `herald.v1` client and of an HTTP client, so that thousands of them fit in a test.
+"""The least of a WebSocket's, a stream's and an HTTP client: thousands of them fit in a test.
 
 They share nothing with the service: what it says is taken from the bytes.
 """
@@ -10,6 +10,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from tests.harness.event_stream import EventStreamParser
+
 _TEXT, _CLOSE, _PING = 0x1, 0x8, 0x9
 _HANDSHAKE = (
     b"GET /v1/ws HTTP/1.1\r\nHost: herald\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
@@ -18,19 +20,16 @@ _HANDSHAKE = (
 )
 
 
-class ClientSocket(asyncio.Protocol):
-    """One connection: says `connect`, gives each message to `take`, and ends with a reason.
+class ClientConnection(asyncio.Protocol):
+    """One connection; it ends with a reason.
 
     Attributes:
-        ended: how: "1012" for a close code, "503" for a refused handshake, "lost" without a word.
+        ended: how: "1012" for a close code, "503" for a refusal, "lost" without a word.
         heard_at: loop time at which something last arrived.
     """
 
-    def __init__(self, connect: dict[str, Any], take: Callable[[dict[str, Any]], None]) -> None:
-        self._connect = connect
-        self._take = take
-        self._buffer = bytearray()
-        self._open = False
+    def __init__(self, request: bytes) -> None:
+        self._request = request
         self._loop = asyncio.get_running_loop()
         self.transport: asyncio.Transport | None = None
         self.ended: asyncio.Future[str] = self._loop.create_future()
@@ -39,7 +38,38 @@ class ClientSocket(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
-        transport.write(_HANDSHAKE)
+        transport.write(self._request)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end("lost")
+
+    def _end(self, how: str) -> None:
+        if not self.ended.done():
+            self.ended.set_result(how)
+        if self.transport is not None:
+            self.transport.close()
+
+    def stop_reading(self) -> None:
+        """As a client whose process hangs."""
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.pause_reading()
+
+    def abort(self) -> None:
+        """Break off without a word."""
+        if self.transport is not None:
+            self.transport.abort()
+        self._end("aborted")
+
+
+class ClientSocket(ClientConnection):
+    """A WebSocket: says `connect`, and gives each message to `take`."""
+
+    def __init__(self, connect: dict[str, Any], take: Callable[[dict[str, Any]], None]) -> None:
+        super().__init__(_HANDSHAKE)
+        self._connect = connect
+        self._take = take
+        self._buffer = bytearray()
+        self._open = False
 
     def data_received(self, data: bytes) -> None:
         self.heard_at = self._loop.time()
@@ -100,25 +130,46 @@ class ClientSocket(asyncio.Protocol):
         if self.transport is not None and not self.transport.is_closing():
             self.transport.write(head + bytes(4) + payload)
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._end("lost")
 
-    def _end(self, how: str) -> None:
-        if not self.ended.done():
-            self.ended.set_result(how)
-        if self.transport is not None:
-            self.transport.close()
+class ClientStream(ClientConnection):
+    """A stream of server-sent events: gives each message to `take`, with the last id then."""
 
-    def stop_reading(self) -> None:
-        """As a client whose process hangs."""
-        if self.transport is not None and not self.transport.is_closing():
-            self.transport.pause_reading()
+    def __init__(
+        self,
+        path: str,
+        token: str,
+        last_id: str | None,
+        take: Callable[[dict[str, Any], str], None],
+    ) -> None:
+        resume = "" if last_id is None else f"Last-Event-ID: {last_id}\r\n"
+        super().__init__(
+            (
+                f"GET {path} HTTP/1.1\r\nHost: herald\r\nAccept: text/event-stream\r\n"
+                f"Authorization: Bearer {token}\r\n{resume}\r\n"
+            ).encode()
+        )
+        self._take = take
+        self._head = b""
+        self._parser: EventStreamParser | None = None
 
-    def abort(self) -> None:
-        """Break off without a word."""
-        if self.transport is not None:
-            self.transport.abort()
-        self._end("aborted")
+    def data_received(self, data: bytes) -> None:
+        self.heard_at = self._loop.time()
+        if self._parser is None:
+            self._head += data
+            head, end, data = self._head.partition(b"\r\n\r\n")
+            if not end:
+                return
+            if b" 200 " not in head[:20]:
+                self._end(head.split(b" ", 2)[1].decode())
+                return
+            self._parser = EventStreamParser()
+        for message in self._parser.feed(data):
+            told = json.loads(message.data)
+            if told["type"] == "close":
+                self._end(str(told["code"]))
+            if self.ended.done():
+                return
+            self._take(told, message.id)
 
 
 class HttpClient:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.chaos.actors import Publisher, Subscriber
+from tests.chaos.actors import Publisher, StreamSubscriber, Subscriber
 from tests.chaos.books import read_position
 from tests.chaos.checker import Verdict, check
 from tests.chaos.engines import Engine, Single
@@ -87,6 +87,7 @@ class Scenario:
         module: what is started as the gateway.
         silence: seconds without a ping after which a subscriber takes its server for dead.
         breaks: the gateway's own work may fail, and its log say so.
+        streams: every third subscriber has a stream instead of a WebSocket.
     """
 
     name: str
@@ -105,6 +106,7 @@ class Scenario:
     module: str = "service"
     silence: float = 4.0
     breaks: bool = False
+    streams: bool = True
 
 
 @dataclass
@@ -205,7 +207,8 @@ class World:
             # Thousands of names do not fit in a token; a pattern permits them.
             return mint(user, topics=["marker", "t*"], **self.claims())
 
-        subscriber = Subscriber(
+        kind = StreamSubscriber if self.scenario.streams and number % 3 == 1 else Subscriber
+        subscriber = kind(
             f"{user}/{number}",
             self._client_ports,
             token,

@@ -14,7 +14,7 @@ from service.app.describe import openapi_document
 from service.cli import app
 from service.cli.describe import yaml_lines
 from service.core import messages
-from service.core.close import ADVICE
+from service.core.close import ADVICE, CloseCode
 from service.core.position import Position
 from tests.contract.checker import problems, resolve
 from tests.contract.facts import error_codes, server_types
@@ -36,6 +36,7 @@ SAID = {
     "unsubscribed": [messages.unsubscribed("topic:a")],
     "authenticated": [messages.authenticated(1.5)],
     "reconnect": [messages.reconnect(640)],
+    "close": [messages.close(CloseCode.RESTART, "the server restarts")],
     "error": [
         messages.error("forbidden", "No."),
         messages.error("forbidden", "No.", "topic:a"),

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import httpx2
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from service.broker.embedded import EmbeddedEngine
 from service.core import messages
 from service.core.close import ADVICE, Advice
+from service.ports import CutOff
 from service.settings import PREFIX, SECRETS, Settings
 from tests.contract.facts import SERVICE, error_codes, server_types
 from tests.harness.process import Herald, mint, open_plain
@@ -102,6 +104,8 @@ async def test_operations_has_every_metric_of_a_live_node(herald: Herald, user: 
     kinds = dict(re.findall(r"^# TYPE (herald_\w+) (\w+)$", text, re.MULTILINE))
     rows = _rows(_section(OPERATIONS, "Metrics"))
     said = {name: cells[0] for name, cells in rows.items() if name.startswith("herald_")}
+    # With an issuer's keys only: tests/observability.
+    assert said.pop("herald_jwks_age_seconds") == "gauge"
     assert set(said) == live
     assert said == kinds
 
@@ -114,6 +118,11 @@ def test_operations_has_every_reason_of_a_refusal() -> None:
     assert len(reasons) >= 8
     said = _rows(_section(OPERATIONS, "Metrics"))["herald_refusals_total"][1]
     assert set(re.findall(r"`(\w+)`", said)) - {"reason"} == reasons
+
+
+def test_operations_has_every_reason_of_a_cut_off() -> None:
+    said = _rows(_section(OPERATIONS, "Metrics"))["herald_http_cut_off_total"][1]
+    assert set(re.findall(r"`(\w+)`", said)) - {"reason"} == set(get_args(CutOff))
 
 
 def test_operations_has_the_access_rules_that_are_tested() -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from service.core.feed import CaughtUp, Feed, Gap, Push
-from service.core.log import Entry, Page
+from service.core.feed import CaughtUp, Feed, Push
+from service.core.log import Entry, Gap, Page
 from service.core.position import Position
 
 EPOCH = 5
@@ -40,7 +40,7 @@ def test_a_hole_is_filled_from_the_log_and_what_was_kept() -> None:
     feed.pushed(entry(5))
     feed.pushed(entry(6))
     caught = feed.caught_up(at(3), page(4, 5, tip=5))
-    assert caught == CaughtUp(None, [entry(4), entry(5), entry(6)], again=False)
+    assert caught == CaughtUp([entry(4), entry(5), entry(6)], again=False)
     assert feed.position == at(6)
 
 
@@ -49,31 +49,61 @@ def test_a_late_page_brings_nothing_twice() -> None:
     feed.watch()
     feed.pushed(entry(4))
     feed.pushed(entry(5))
-    assert feed.caught_up(at(3), page(4, tip=4)) == CaughtUp(None, [], again=False)
+    assert feed.caught_up(at(3), page(4, tip=4)) == CaughtUp([], again=False)
     assert feed.position == at(5)
 
 
 def test_a_trimmed_hole_is_a_gap() -> None:
     feed = Feed(at(3))
     caught = feed.caught_up(at(3), page(8, 9, tip=9, first=8))
-    assert caught == CaughtUp(Gap(at(3), at(7)), [entry(8), entry(9)], again=False)
+    assert caught == CaughtUp([Gap(at(3), at(7)), entry(8), entry(9)], again=False)
 
 
 def test_a_log_that_went_back_is_begun_anew() -> None:
     feed = Feed(at(3))
     old = Page(at(2, 4), at(1, 4), [], at(2, 4), True)
-    assert feed.caught_up(at(3), old) == CaughtUp(Gap(at(3), at(0, 4)), [], again=True)
+    assert feed.caught_up(at(3), old) == CaughtUp([Gap(at(3), at(0, 4))], again=True)
     assert feed.position == at(0, 4)
 
 
-def test_only_who_was_told_can_join_in_the_middle_of_a_crossing() -> None:
+def test_an_epoch_ends_behind_what_is_left_of_it() -> None:
     feed = Feed(at(3))
-    part = Page(at(2, 6), at(1), [entry(4)], at(4), complete=False)
-    assert feed.caught_up(at(3), part) == CaughtUp(Gap(at(3), at(3)), [entry(4)], again=True)
-    assert feed.crossing == 6
-    rest = Page(at(2, 6), at(1), [entry(1, 6), entry(2, 6)], at(2, 6), complete=True)
-    assert feed.caught_up(at(4), rest).gap is None
-    assert feed.crossing is None
+    part = Page(at(1, 6), at(1), [entry(4)], at(4), complete=False)
+    assert feed.caught_up(at(3), part) == CaughtUp([entry(4)], again=True)
+    assert feed.position == at(4)
+    rest = Page(at(1, 6), at(1), [entry(5), entry(1, 6)], at(1, 6), complete=True)
+    told = [entry(5), Gap(at(5), at(0, 6)), entry(1, 6)]
+    assert feed.caught_up(at(4), rest) == CaughtUp(told, again=False)
+    assert feed.position == at(1, 6)
+
+
+def test_a_new_epoch_is_told_before_it_has_events_and_not_again_with_its_first() -> None:
+    feed = Feed(at(3))
+    empty = Page(at(0, 6), at(1), [], at(0, 6), complete=True)
+    assert feed.caught_up(at(3), empty) == CaughtUp([Gap(at(3), at(0, 6))], again=False)
+    assert feed.caught_up(at(0, 6), empty) == CaughtUp([], again=False)
+    assert feed.pushed(entry(1, 6)) is Push.NEXT
+
+
+def test_a_push_of_a_new_epoch_waits_for_what_the_old_one_has_left() -> None:
+    feed = Feed(at(3))
+    feed.watch()
+    assert feed.pushed(entry(1, 6)) is Push.HOLE
+    read_before = page(4, tip=4)
+    assert feed.caught_up(at(3), read_before) == CaughtUp([entry(4)], again=True)
+    feed.forget_ahead()
+    both = Page(at(1, 6), at(1), [entry(1, 6)], at(1, 6), complete=True)
+    told = [Gap(at(4), at(0, 6)), entry(1, 6)]
+    assert feed.caught_up(at(4), both) == CaughtUp(told, again=False)
+
+
+def test_a_page_that_was_read_for_a_joiner_does_not_change() -> None:
+    feed = Feed(at(3))
+    feed.watch()
+    feed.pushed(entry(5))
+    read = page(4, tip=4)
+    assert feed.caught_up(at(3), read).pieces == [entry(4), entry(5)]
+    assert read.entries == [entry(4)]
 
 
 def test_what_lies_ahead_is_forgotten_before_the_log_is_read_again() -> None:

@@ -30,6 +30,7 @@ def test_only_the_next_number_of_an_epoch_follows(epoch: int, seq: int) -> None:
     following = Position(epoch, seq + 1)
     assert position.is_followed_by(following)
     assert following.before() == position
+    assert following.epoch_start() == (epoch, 0)
     assert not position.is_followed_by(position)
     assert not following.is_followed_by(position)
     assert not position.is_followed_by(Position(epoch, seq + 2))

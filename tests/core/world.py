@@ -5,23 +5,25 @@ things can happen is within its reach. A read has three moments: it is sent, the
 (what it answers is fixed then), and the answer is dealt with; a step lies between any two of them.
 
 `Node` does what service/hub/hub.py and service/hub/joining.py do, in the same order, with `yield`
-where those have an `await`; decisions are made by the real `Feed` and the real `assess`.
+where those have an `await`; decisions are made by the real `Feed`, `assess` and `read_on`.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
 from service.core.errors import EngineUnavailable
 from service.core.feed import Feed, Push
-from service.core.log import Entry, Page, resume
+from service.core.log import Entry, Gap, Page, Piece, assess, read_on, weigh
 from service.core.position import BEGINNING, Position
 
 FIRST_EPOCH = 1_000
+KEPT_BYTES = 16 * 1024
+"""As `service.hub.joining` has it."""
 
 
 class Fate(Enum):
@@ -105,20 +107,19 @@ class ModelLog:
 
 
 class Welcomed(NamedTuple):
-    """`since`: what the client asked for. `epoch`: the log's at the time, where it was read."""
+    """`since`: what the client asked for. `until`: as in `Start`; the wire does not show it."""
 
     since: Position | None
     at: Position
     recovered: bool
-    epoch: int
+    until: Position
 
 
 class Gapped(NamedTuple):
-    """`epoch`, `known`: the log's, and how many were published; the wire does not show them."""
+    """`known`: how many events were published by then; the wire does not show it."""
 
     since: Position
     to: Position
-    epoch: int
     known: int
 
 
@@ -143,7 +144,9 @@ class Client:
         for said in reversed(self.story):
             if isinstance(said, Heard):
                 return said.entry.position
-            return said.at if isinstance(said, Welcomed) else said.to
+            if isinstance(said, Gapped):
+                return said.to
+            return said.at if said.since is None else said.since
         return None
 
 
@@ -157,7 +160,7 @@ class Start(NamedTuple):
     gap_from: Position | None
     page: Page | None
     asked: Position | None
-    crossed: int | None
+    until: Position
 
 
 class Opening:
@@ -209,7 +212,7 @@ class Node:
         self.live: Live | None = None
         self.clients: list[Client] = []
         self.tasks: list[Task] = []
-        self.spurious: list[Gapped] = []
+        self.spurious: list[Gap] = []
 
     # What a test lets happen
 
@@ -415,17 +418,15 @@ class Node:
         assert feed is not None
         before = feed.position
         caught = feed.caught_up(since, page)
-        if caught.gap is not None or caught.entries:
+        if caught.pieces:
             for member in list(live.members):
                 if member.full:
                     live.members.remove(member)
                     feed.watch()
-                    start = Start(live, feed, before, True, None, None, None, None)
+                    start = Start(live, feed, before, True, None, None, None, BEGINNING)
                     self._go_on(member, start, before)
-                    continue
-                if caught.gap is not None:
-                    self._tell_gap(member, caught.gap.since, caught.gap.to, page)
-                member.story += [Heard(entry) for entry in caught.entries]
+                else:
+                    self._tell(member, caught.pieces, page)
         return caught.again
 
     def _audit(self, live: Live, feed: Feed) -> Work:
@@ -458,13 +459,14 @@ class Node:
             feed.unwatch()
             self._release(live)
             return
-        epoch = start.page.tip.epoch if start.page is not None else start.at.epoch
-        client.story.append(Welcomed(client.since, start.at, start.recovered, epoch))
+        client.story.append(Welcomed(client.since, start.at, start.recovered, start.until))
         if start.gap_from is not None:
-            assert start.page is not None
-            self._tell_gap(client, start.gap_from, start.at, start.page)
-        at = self._write(client, start.at, start.page)
-        if self._arrive(client, live, at, start.page, start.asked, start.crossed):
+            client.story.append(Gapped(start.gap_from, start.at, len(self.log.fates)))
+        if client.full:
+            self._go_on(client, start._replace(page=None, asked=None), start.at)
+            return
+        at = self._write(client, start.at, start.page, start.until)
+        if self._arrive(client, live, at, start.page, start.asked, start.until):
             feed.unwatch()
             return
         self._go_on(client, start, at)
@@ -473,9 +475,9 @@ class Node:
         self, live: Live, feed: Feed, since: Position | None, page: Page | None
     ) -> Generator[Read | None, Page | None, Start]:
         if since is None:
-            return Start(live, feed, feed.position, False, None, None, None, None)
-        if page is None and since == feed.position and feed.crossing is None:
-            return Start(live, feed, since, True, None, None, None, None)
+            return Start(live, feed, feed.position, False, None, None, None, BEGINNING)
+        if page is None and since == feed.position and not live.healing:
+            return Start(live, feed, since, True, None, None, None, BEGINNING)
         asked = since
         if page is None:
             asked = min(since, feed.position)
@@ -485,26 +487,29 @@ class Node:
             asked = BEGINNING
             page = yield Read(asked)
             assert page is not None
-        resumption = resume(since, page)
-        exact = resumption.exact
-        gap_from = None if exact else since
-        crossed = None if exact and since != BEGINNING else page.tip.epoch
-        return Start(live, feed, resumption.start, exact, gap_from, page, asked, crossed)
+        exact, at = assess(since, page.tip, page.first)
+        gap_from = None
+        if not exact:
+            first = next(iter(read_on(since, page).pieces), None)
+            gap_from, at = first if isinstance(first, Gap) else (None, since)
+        until = page.tip if since == BEGINNING else BEGINNING
+        if weigh(page.entries) > KEPT_BYTES:
+            return Start(live, feed, at, exact, gap_from, None, None, until)
+        return Start(live, feed, at, exact, gap_from, page, asked, until)
 
     def _go_on(self, client: Client, start: Start, at: Position) -> None:
         client.following = start
         self._run(self._follow(client, start, at), client)
 
     def _follow(self, client: Client, start: Start, at: Position) -> Work:
-        live, feed, crossed = start.live, start.feed, start.crossed
-        page, asked = start.page, start.asked
+        live, feed, until = start.live, start.feed, start.until
         went_back = False
         try:
             while True:
                 yield None
                 while client.full:
                     yield None
-                if self._arrive(client, live, at, page, asked, crossed):
+                if self._arrive(client, live, at, None, None, until):
                     client.following = None
                     return
                 asked = BEGINNING if went_back else min(at, feed.position)
@@ -514,29 +519,33 @@ class Node:
                     continue
                 assert page is not None
                 if at > page.tip and not went_back:
-                    went_back, page = True, None
+                    went_back = True
                     continue
                 went_back = False
-                resumption = resume(at, page, crossed)
-                if not resumption.exact:
-                    self._tell_gap(client, at, resumption.start, page)
-                    crossed = page.tip.epoch
-                    at = resumption.start
-                at = self._write(client, at, page)
+                if page.tip < until:
+                    until = BEGINNING
+                at = self._write(client, at, page, until)
+                if self._arrive(client, live, at, page, asked, until):
+                    client.following = None
+                    return
         finally:
             feed.unwatch()
 
-    def _tell_gap(self, client: Client, since: Position, to: Position, page: Page) -> None:
-        gap = Gapped(since, to, page.tip.epoch, len(self.log.fates))
-        client.story.append(gap)
-        if since.epoch == page.tip.epoch and to <= since <= page.tip:
-            self.spurious.append(gap)
+    def _tell(self, client: Client, pieces: Iterable[Piece], page: Page) -> None:
+        for piece in pieces:
+            if isinstance(piece, Gap):
+                client.story.append(Gapped(piece.since, piece.to, len(self.log.fates)))
+                if piece.to <= piece.since <= page.tip:
+                    self.spurious.append(piece)
+            else:
+                client.story.append(Heard(piece))
 
-    def _write(self, client: Client, at: Position, page: Page | None) -> Position:
+    def _write(self, client: Client, at: Position, page: Page | None, until: Position) -> Position:
         if page is None:
             return at
-        client.story += [Heard(entry) for entry in page.entries if entry.position > at]
-        return max(at, page.end)
+        reading = read_on(at, page, until)
+        self._tell(client, reading.pieces, page)
+        return reading.at
 
     def _arrive(
         self,
@@ -545,7 +554,7 @@ class Node:
         at: Position,
         page: Page | None,
         asked: Position | None,
-        crossed: int | None,
+        until: Position,
     ) -> bool:
         feed = live.feed
         assert feed is not None
@@ -556,7 +565,7 @@ class Node:
             self._heal(live)
         if page is not None and not page.complete:
             return False
-        if feed.crossing not in (None, crossed):
+        if at < until:
             return False
         if at < feed.position and not client.full:
             tail = feed.tail(at)

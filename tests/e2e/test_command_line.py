@@ -185,6 +185,11 @@ def test_serve_refuses_to_start_and_names_what_is_missing(missing: str) -> None:
         ({"port": "70000"}, "HERALD_PORT"),
         ({"heartbeat_interval": "0"}, "HERALD_HEARTBEAT_INTERVAL"),
         ({"heartbeat_interval": "inf"}, "HERALD_HEARTBEAT_INTERVAL"),
+        ({"head_timeout": "0"}, "HERALD_HEAD_TIMEOUT"),
+        ({"max_head_bytes": "8191"}, "HERALD_MAX_HEAD_BYTES"),
+        ({"max_head_bytes": "17MiB"}, "HERALD_MAX_HEAD_BYTES"),
+        ({"body_timeout": "inf"}, "HERALD_BODY_TIMEOUT"),
+        ({"unread_timeout": "3601"}, "HERALD_UNREAD_TIMEOUT"),
         ({"log_level": "loud"}, "HERALD_LOG_LEVEL"),
         ({"allowed_origins": "app.example.com"}, "HERALD_ALLOWED_ORIGINS"),
         ({"redis_url": "http://x"}, "HERALD_REDIS_URL"),
@@ -303,7 +308,7 @@ async def test_listen_gives_up_on_a_bad_token(
 
 
 @pytest.mark.parametrize(
-    "command", ["", "dev", "serve", "token", "publish", "listen", "check", "openapi"]
+    "command", ["", "dev", "serve", "token", "publish", "listen", "inspect", "check", "openapi"]
 )
 def test_every_command_has_help_for_a_person(command: str) -> None:
     done = run(*([command] if command else []), "--help")

@@ -8,7 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import redis
 
+from service.broker import keys
 from service.broker.embedded import EmbeddedEngine
 from tests.harness.lost_push import store_without_push
 from tests.harness.process import Client, Herald, eventually, mint, open_herald, open_plain
@@ -102,6 +104,93 @@ async def test_guarantee_2_what_cannot_be_kept_is_told_with_a_gap_before_anythin
     assert gap == {"type": "gap", "channel": channel, "from": since, "to": ids[1]}
     assert [event["id"] for event in await client.events(3)] == ids[2:]
     await client.close()
+
+
+def _promote(engine: EmbeddedEngine, channel: str) -> None:
+    """As if the channel's last position had been given out by an engine that is no more."""
+    with redis.Redis.from_url(engine.url) as client:
+        epoch, seq, _ = client.get(keys.meta_key(channel)).split()
+        client.set(keys.meta_key(channel), b"%b %b %b" % (epoch, seq, b"0" * 40), keepttl=True)
+
+
+def _start_of(position: str) -> str:
+    return position.partition("-")[0] + "-0"
+
+
+@pytest.mark.parametrize("size", [1, 20_000], ids=["one page", "many pages"])
+async def test_where_epochs_end_a_gap_stands_between_their_events(
+    herald: Herald, engine: EmbeddedEngine, user: str, size: int
+) -> None:
+    channel = f"user:{user}"
+    epochs: list[list[str]] = []
+    for _ in range(3):
+        events = range(20)
+        epochs.append([herald.publish(channel, "x" * size)["positions"][channel] for _ in events])
+        _promote(engine, channel)
+    since = epochs[0][4]
+    client = await open_herald(herald, token=mint(user), positions={channel: since})
+    joined = (await client.expect("welcome"))["channels"][channel]
+    assert joined == {"position": since, "recovered": False}
+    at, left = since, epochs[0][5:]
+    for ids in [*epochs[1:], []]:
+        assert [event["id"] for event in await client.events(len(left))] == left
+        at = left[-1]
+        gap = await client.expect("gap")
+        assert (gap["channel"], gap["from"]) == (channel, at)
+        if ids:
+            assert gap["to"] == _start_of(ids[0])
+        left = ids
+    # The last epoch has no event yet. It is told once, and to live clients and resuming ones alike.
+    await client.close()
+    client = await open_herald(herald, token=mint(user), positions={channel: gap["to"]})
+    joined = (await client.expect("welcome"))["channels"][channel]
+    assert joined == {"position": gap["to"], "recovered": True}
+    live = herald.publish(channel, "live")["positions"][channel]
+    assert (await client.expect("event"))["id"] == live
+    assert _start_of(live) == gap["to"]
+    await client.close()
+    # Who asks for what is retained misses nothing.
+    client = await open_herald(herald, token=mint(user), positions={channel: "0-0"})
+    assert (await client.expect("welcome"))["channels"][channel]["recovered"] is True
+    retained = [*(event for ids in epochs for event in ids), live]
+    assert [event["id"] for event in await client.events(len(retained))] == retained
+    await client.close()
+
+
+async def test_a_client_that_saw_more_than_the_promoted_engine_has_is_told_so_from_there(
+    herald: Herald, engine: EmbeddedEngine, user: str
+) -> None:
+    channel = f"user:{user}"
+    old = herald.publish(channel, "old")["positions"][channel]
+    _promote(engine, channel)
+    new = herald.publish(channel, "new")["positions"][channel]
+    lost = f"{old.partition('-')[0]}-3"
+    client = await open_herald(herald, token=mint(user), positions={channel: lost})
+    joined = (await client.expect("welcome"))["channels"][channel]
+    assert joined == {"position": _start_of(new), "recovered": False}
+    gap = await client.expect("gap")
+    assert (gap["from"], gap["to"]) == (lost, _start_of(new))
+    assert (await client.expect("event"))["id"] == new
+    await client.close()
+
+
+async def test_connected_clients_get_what_is_left_of_an_epoch_before_the_gap(
+    herald: Herald, engine: EmbeddedEngine, user: str
+) -> None:
+    channel = f"user:{user}"
+    clients = [await open_plain(herald, token=mint(user)) for _ in range(2)]
+    for client in clients:
+        await client.expect("welcome")
+    store_without_push(engine.url, channel, '"first"')
+    last = store_without_push(engine.url, channel, '"second"')
+    _promote(engine, channel)
+    new = herald.publish(channel, "new")["positions"][channel]
+    for client in clients:
+        assert [event["data"] for event in await client.events(2)] == ["first", "second"]
+        gap = await client.expect("gap")
+        assert (gap["from"], gap["to"]) == (last, _start_of(new))
+        assert (await client.expect("event"))["id"] == new
+        await client.close()
 
 
 async def test_an_event_whose_ttl_has_passed_is_not_delivered_and_is_no_gap(

@@ -18,10 +18,12 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from service.broker.embedded import EmbeddedEngine
-from service.edge import http as edge_http
 from service.edge.answers import JSON, Answer
 from service.edge.asgi import Headers, Receive, Scope, Send
-from service.edge.http import Doors, HeraldHttp, PostEndpoint, Respond, Upgrade
+from service.edge.doors import Doors, PostEndpoint, Respond, Upgrade
+from service.edge.http import HeraldHttp
+from service.edge.policy import HttpPolicy
+from service.telemetry.metrics import Metrics
 from tests.edge.wire import (
     AUTHORIZED,
     Head,
@@ -278,11 +280,11 @@ def test_large_body_does_not_count_as_a_head_and_the_next_head_does(herald: Hera
         for _ in range(2):
             sock.sendall(batch)
             assert answers.next()[0] == 200
-            sock.sendall(head(edge_http.HEAD_BYTES - 1000))
+            sock.sendall(head(HttpPolicy().max_head_bytes - 1000))
             assert answers.next()[0] == 200
         sock.sendall(post(b"{}"))
         assert answers.next()[0] == 400
-        sock.sendall(head(edge_http.HEAD_BYTES))
+        sock.sendall(head(HttpPolicy().max_head_bytes))
         status, headers, _ = answers.next()
         assert (status, headers["connection"]) == (431, "close")
 
@@ -344,7 +346,7 @@ def _no_websocket(upgrade: Upgrade) -> None:
 
 @contextlib.asynccontextmanager
 async def serving(
-    endpoint: PostEndpoint, keep_alive: int = 75
+    endpoint: PostEndpoint, keep_alive: int = 75, policy: HttpPolicy = HttpPolicy()
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     """A connection to a server with one endpoint, at /post."""
     config = uvicorn.Config(
@@ -353,9 +355,12 @@ async def serving(
     config.load()
     state = ServerState()
     doors = Doors(_no_websocket, {b"/post": endpoint})
-    server = await asyncio.get_running_loop().create_server(
-        lambda: HeraldHttp(doors, config=config, server_state=state, app_state={}), "127.0.0.1", 0
-    )
+
+    def protocol() -> HeraldHttp:
+        uvicorns = {"config": config, "server_state": state, "app_state": {}}
+        return HeraldHttp(doors, policy, Metrics(), **uvicorns)
+
+    server = await asyncio.get_running_loop().create_server(protocol, "127.0.0.1", 0)
     reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
     try:
         async with asyncio.timeout(PATIENCE):
@@ -511,12 +516,9 @@ async def test_idle_connection_is_closed_and_a_busy_one_never() -> None:
         assert loop.time() - answered >= keep_alive - 0.05
 
 
-async def test_head_of_a_second_request_must_come_in_time_and_idleness_is_no_head(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(edge_http, "HEAD_SECONDS", 0.4)
+async def test_head_of_a_second_request_must_come_in_time_and_idleness_is_no_head() -> None:
     loop = asyncio.get_running_loop()
-    async with serving(at_once) as (reader, writer):
+    async with serving(at_once, policy=HttpPolicy(head_timeout=0.4)) as (reader, writer):
         writer.write(post(b"", "/post"))
         await read(reader)
         await asyncio.sleep(0.8)
@@ -537,9 +539,8 @@ async def test_head_of_a_second_request_must_come_in_time_and_idleness_is_no_hea
         await asyncio.gather(dripping, return_exceptions=True)
 
 
-async def test_body_may_take_longer_than_a_head(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(edge_http, "HEAD_SECONDS", 0.2)
-    async with serving(at_once) as (reader, writer):
+async def test_body_may_take_longer_than_a_head() -> None:
+    async with serving(at_once, policy=HttpPolicy(head_timeout=0.2)) as (reader, writer):
         request = post(b"slow", "/post")
         writer.write(request[:-2])
         await asyncio.sleep(0.6)

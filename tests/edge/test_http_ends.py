@@ -16,10 +16,13 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from service.edge import http
 from service.edge.answers import Answer
 from service.edge.asgi import Headers, Receive, Scope, Send
-from service.edge.http import HEAD_BYTES, Doors, HeraldHttp, Respond, Upgrade
+from service.edge.doors import Doors, Respond, Upgrade
+from service.edge.http import HeraldHttp
+from service.edge.lobby import Lobby
+from service.edge.policy import HttpPolicy
+from service.telemetry.metrics import Metrics
 from tests.harness.process import PATIENCE, eventually
 
 OPENING = (
@@ -27,6 +30,8 @@ OPENING = (
     b"sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
 )
 GARBAGE = b"this is no HTTP\r\n\r\n"
+HEAD_BYTES = 8192
+"""The least that the setting allows."""
 
 
 class Lab:
@@ -41,6 +46,11 @@ class Lab:
         self.held: list[Respond] = []
         self.protocols: list[HeraldHttp] = []
         self.state = ServerState()
+        self.stats = Metrics()
+
+    def cut_offs(self) -> dict[str, float]:
+        """How many connections were ended for which reason, as it is scraped."""
+        return cut_offs(self.stats)
 
     def post(self, headers: Headers, body: bytes, respond: Respond) -> None:
         self.came.append(("direct", body))
@@ -73,8 +83,16 @@ class Lab:
             self.held.pop()(Answer(200, b"text/plain", b"released"))
 
 
+def cut_offs(stats: Metrics) -> dict[str, float]:
+    """The samples of the counter that are not 0, by their reasons."""
+    (family,) = (each for each in stats.collect() if each.name == "herald_http_cut_off")
+    return {sample.labels["reason"]: sample.value for sample in family.samples if sample.value}
+
+
 @contextlib.asynccontextmanager
-async def running_lab(idle: float = 75) -> AsyncIterator[Lab]:
+async def running_lab(
+    policy: HttpPolicy = HttpPolicy(), *, idle: float = 75, lobby: Lobby = Lobby()
+) -> AsyncIterator[Lab]:
     lab = Lab()
     # uvicorn's own type wants whole seconds, for which no test waits.
     seconds: Any = idle
@@ -90,8 +108,10 @@ async def running_lab(idle: float = 75) -> AsyncIterator[Lab]:
     config.load()
 
     def protocol() -> HeraldHttp:
-        doors = Doors(lab.websocket, {b"/p": lab.post})
-        made = HeraldHttp(doors, config=config, server_state=lab.state, app_state={})
+        doors = Doors(lab.websocket, {b"/p": lab.post}, lobby)
+        made = HeraldHttp(
+            doors, policy, lab.stats, config=config, server_state=lab.state, app_state={}
+        )
         lab.protocols.append(made)
         return made
 
@@ -228,6 +248,7 @@ async def test_what_ends_a_connection_is_said_after_the_answers(
         assert (status, headers["connection"]) == (404 if opened else 400, "close")
         assert await peer.rest() == b""
     assert (("websocket", b"") in lab.came) == opened
+    assert lab.cut_offs() == ({} if opened else {"bad_request": 1})
 
 
 async def test_all_requests_before_the_garbage_are_answered(lab: Lab) -> None:
@@ -283,10 +304,9 @@ async def test_empty_lines_do_not_keep_a_connection_for_ever(stray: bytes) -> No
 
 @pytest.mark.parametrize("first", [b"now", b"hold"])
 async def test_second_head_that_dribbles_is_cut_off_after_the_first_answer(
-    lab: Lab, monkeypatch: pytest.MonkeyPatch, first: bytes
+    first: bytes,
 ) -> None:
-    monkeypatch.setattr(http, "HEAD_SECONDS", 0.2)
-    async with dial(lab.port) as peer:
+    async with running_lab(HttpPolicy(head_timeout=0.2)) as lab, dial(lab.port) as peer:
         peer.send(post(first))
         await eventually(lambda: lab.came, "the first")
         peer.send(b"POST /p HT")
@@ -294,15 +314,18 @@ async def test_second_head_that_dribbles_is_cut_off_after_the_first_answer(
             await asyncio.sleep(0.4)  # its time is over: that alone ends nothing yet
             lab.release()
         assert await peer.bodies() == [b"released" if first == b"hold" else b"now"]
-        assert await peer.rest() == b""
+        async with asyncio.timeout(HttpPolicy().head_timeout / 2):  # the policy's, not the default
+            assert await peer.rest() == b""
+        assert lab.cut_offs() == {"head_slow": 1}
 
 
 # Bytes
 
 
 @pytest.mark.parametrize("first", [b"now", b"hold"])
-async def test_second_head_that_is_too_large_is_431(lab: Lab, first: bytes) -> None:
-    async with dial(lab.port) as peer:
+async def test_second_head_that_is_too_large_is_431(first: bytes) -> None:
+    policy = HttpPolicy(max_head_bytes=HEAD_BYTES)
+    async with running_lab(policy) as lab, dial(lab.port) as peer:
         peer.send(post(first))
         await eventually(lambda: lab.came, "the first")
         # In one piece, or as it is cut on its way: there is no more of it than the limit allows.
@@ -310,9 +333,22 @@ async def test_second_head_that_is_too_large_is_431(lab: Lab, first: bytes) -> N
         await asyncio.sleep(0.05)
         lab.release()
         assert await peer.bodies() == [b"released" if first == b"hold" else b"now"]
-        assert (await peer.answer())[0] == 431
+        status, _, body = await peer.answer()
+        assert (status, str(HEAD_BYTES) in body.decode()) == (431, True)
         assert await peer.rest() == b""
-    assert len(lab.came) == 1
+        assert len(lab.came) == 1
+        assert lab.cut_offs() == {"head_large": 1}
+
+
+async def test_head_of_just_the_limit_is_fine_and_one_byte_more_is_not() -> None:
+    empty = b"GET / HTTP/1.1\r\nx: "
+    policy = HttpPolicy(max_head_bytes=HEAD_BYTES)
+    async with running_lab(policy) as lab, dial(lab.port) as peer:
+        # Its last empty line is not counted.
+        for size, status in ((HEAD_BYTES, 200), (HEAD_BYTES + 1, 431)):
+            peer.send(empty + b"y" * (size - len(empty)) + b"\r\n\r\n")
+            assert (await peer.answer())[0] == status
+        assert lab.cut_offs() == {"head_large": 1}
 
 
 async def test_large_body_does_not_count_as_the_next_head(lab: Lab) -> None:
