@@ -25,6 +25,7 @@ lint: $(VENV)/dev.stamp ## Check style, types and layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	cd clients/python && ../../$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
 documents: $(VENV)/run.stamp ## Write openapi/openapi.yaml from the code
@@ -37,7 +38,8 @@ lock: $(VENV)/dev.stamp ## Lock the dependencies anew, with hashes
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
 		--extra embedded --group dev -c requirements/run.txt pyproject.toml -o requirements/dev.txt
 
-include bench/peers/install.mk bench/bench.mk tests/chaos/chaos.mk tests/fuzz/fuzz.mk tests/attack/attack.mk
+include bench/peers/install.mk bench/bench.mk tests/chaos/chaos.mk tests/fuzz/fuzz.mk tests/attack/attack.mk \
+	tests/page/page.mk
 
 clean: ## Remove the environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -53,6 +55,7 @@ $(VENV)/run.stamp: $(VENV)/made.stamp requirements/run.txt requirements/build.tx
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(VENV)/dev.stamp: $(VENV)/run.stamp requirements/dev.txt
+$(VENV)/dev.stamp: $(VENV)/run.stamp requirements/dev.txt clients/python/pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable clients/python
 	@touch $@

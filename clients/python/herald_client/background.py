@@ -1,0 +1,272 @@
+"""The background queue: a thread that publishes what was put there, in batches.
+
+The thread comes with the first event and goes when nothing was put for a while, so a publisher
+that nobody closes leaves none behind. What waits when the program ends is still sent then
+(`atexit`), for a bounded time; what cannot be is reported. A forked child begins with an empty
+queue: what the parent put there, the parent sends.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from herald_client.backlog import BATCH_PATH, MAX_BATCH_EVENTS, Backlog, Batch, Settled
+from herald_client.errors import Closed, ConfigurationError, QueueFull, RequestFailed
+from herald_client.events import FailedEvent, Outgoing
+from herald_client.exchange import Outcome, Send
+from herald_client.retrying import RetryPolicy, Surroundings, check_deadline
+
+logger = logging.getLogger("herald_client")
+
+_IDLE_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class QueueOptions:
+    """How events are collected.
+
+    Attributes:
+        size: events that may wait; also the bound on those on their way.
+        bytes: of the JSON of those.
+        when_full: what `enqueue` does then: wait for room, or raise `QueueFull`.
+        max_batch: events of one request.
+        linger: seconds that an event may wait for others to go with it.
+        keep_trying: seconds after which an event that could not be published is given up.
+        exit_timeout: seconds that the end of the program may wait for what is left.
+        on_failed: told of each event that was not published, in the queue's thread. Without one,
+            the failure is logged as an error.
+    """
+
+    size: int = 10_000
+    bytes: int = 64 << 20
+    when_full: Literal["block", "raise"] = "block"
+    max_batch: int = 500
+    linger: float = 0.02
+    keep_trying: float = 60.0
+    exit_timeout: float = 10.0
+    on_failed: Callable[[FailedEvent], None] | None = None
+
+    def __post_init__(self) -> None:
+        check_deadline("keep_trying", self.keep_trying)
+        if self.size < 1 or self.bytes < 1:
+            raise ConfigurationError("The queue has room for at least 1 event and 1 byte.")
+        if not 1 <= self.max_batch <= MAX_BATCH_EVENTS:
+            raise ConfigurationError(f"`max_batch` is 1 to {MAX_BATCH_EVENTS}.")
+        if self.when_full not in ("block", "raise"):
+            raise ConfigurationError('`when_full` is "block" or "raise".')
+
+
+class BackgroundQueue:
+    """See the module's text. `send` is called in its thread only."""
+
+    def __init__(
+        self,
+        send: Callable[[Send], Outcome],
+        policy: RetryPolicy,
+        options: QueueOptions,
+        around: Surroundings,
+    ) -> None:
+        self._send = send
+        self._policy = policy
+        self._options = options
+        self._around = around
+        self.forget()
+        _live.add(self)
+
+    def forget(self) -> None:
+        """Begin anew, empty and without a thread; for a forked child."""
+        self._backlog = Backlog(
+            self._policy,
+            self._around,
+            max_batch=self._options.max_batch,
+            linger=self._options.linger,
+        )
+        self._lock = threading.Lock()
+        self._work = threading.Condition(self._lock)  # the thread waits for events or a time
+        self._progress = threading.Condition(self._lock)  # others wait for room, or for emptiness
+        self._thread: threading.Thread | None = None
+        self._hurried = 0
+        self._reporting = 0
+        self._closed = False
+        self._room_listeners: list[Callable[[], None]] = []
+
+    def put(self, event: Outgoing, timeout: float | None = None) -> None:
+        """Take an event, waiting for room where the options say so, for at most `timeout` seconds.
+
+        Raises:
+            QueueFull: there is no room.
+            Closed
+        """
+        with self._lock:
+            if self._options.when_full == "block":
+                self._progress.wait_for(lambda: self._has_room(event) or self._closed, timeout)
+            self._take(event)
+        self._start()
+
+    def put_or_listen(self, event: Outgoing, listener: Callable[[], None]) -> bool:
+        """Take an event, or call `listener` once, from the queue's thread, when there may be room.
+
+        Gives back whether it was taken.
+
+        Raises:
+            Closed
+        """
+        with self._lock:
+            if not self._closed and not self._has_room(event):
+                self._room_listeners.append(listener)
+                return False
+            self._take(event)
+        self._start()
+        return True
+
+    def flush(self, timeout: float | None) -> bool:
+        """Wait until all that was put so far is published or failed; False: not in time."""
+        with self._hurrying():
+            return self._progress.wait_for(self._is_empty, timeout)
+
+    def close(self, timeout: float | None) -> bool:
+        """Take nothing more, flush, and give up what is left; False: something was."""
+        with self._hurrying():
+            self._closed = True
+            self._progress.notify_all()
+            done = self._progress.wait_for(self._is_empty, timeout)
+            left = self._backlog.abandon()
+            self._work.notify_all()
+            listeners = self._take_listeners()
+        _call(listeners)
+        self._report(left)
+        return done
+
+    def close_at_exit(self) -> None:
+        """Close within the time that the options give for it."""
+        self.close(self._options.exit_timeout)
+
+    @contextlib.contextmanager
+    def _hurrying(self) -> Iterator[None]:
+        """Holds the lock; while somebody waits, nothing lingers."""
+        with self._lock:
+            self._hurried += 1
+            self._work.notify_all()
+            try:
+                yield
+            finally:
+                self._hurried -= 1
+
+    def _has_room(self, event: Outgoing) -> bool:
+        backlog = self._backlog
+        fits = backlog.bytes + len(event.body) <= self._options.bytes
+        return backlog.size < self._options.size and (fits or not backlog.size)
+
+    def _take(self, event: Outgoing) -> None:
+        if self._closed:
+            raise Closed("This publisher was closed.")
+        if not self._has_room(event):
+            raise QueueFull(
+                f"{self._backlog.size} events ({self._backlog.bytes} bytes) wait to be published."
+            )
+        expires = self._around.monotonic() + self._options.keep_trying
+        self._backlog.add(event, expires)
+        if self._backlog.size == 1 or self._backlog.has_full_batch:
+            self._work.notify_all()
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._thread is not None:
+                return
+            thread = threading.Thread(target=self._run, name="herald-publisher", daemon=True)
+            self._thread = thread
+        try:
+            thread.start()
+        except RuntimeError:
+            # The interpreter is ending and starts no more threads: send it here and now.
+            self._run(stay=False)
+
+    def _run(self, *, stay: bool = True) -> None:
+        while (batch := self._next_batch(stay)) is not None:
+            outcome = self._send(Send("POST", BATCH_PATH, batch.body, batch.timeout))
+            with self._lock:
+                settled = self._backlog.settle(outcome)
+                self._reporting += 1
+            self._conclude(settled)
+
+    def _next_batch(self, stay: bool) -> Batch | None:
+        """Wait for it; None: the thread is not needed any more. `stay`: not as soon as it idles."""
+        patience = _IDLE_SECONDS if stay else 0.0
+        idle_since = time.monotonic()
+        while True:
+            with self._lock:
+                late = self._backlog.expire()
+                self._reporting += 1 if late else 0
+                if not late:
+                    step = self._backlog.next(hurry=self._hurried > 0 or not stay)
+                    if isinstance(step, Batch):
+                        return step
+                    if step is not None:
+                        self._work.wait(max(0.0, step - self._around.monotonic()))
+                        idle_since = time.monotonic()
+                        continue
+                    idle = time.monotonic() - idle_since
+                    if self._closed or idle >= patience:
+                        self._thread = None
+                        return None
+                    self._work.wait(patience - idle)
+            if late:
+                self._conclude(late)
+
+    def _conclude(self, settled: list[Settled]) -> None:
+        """Report, then wake those who wait: a flush that returns has reported everything."""
+        self._report(settled)
+        with self._lock:
+            self._reporting -= 1
+            self._progress.notify_all()
+            listeners = self._take_listeners()
+        _call(listeners)
+
+    def _is_empty(self) -> bool:
+        return not self._backlog.size and not self._reporting
+
+    def _take_listeners(self) -> list[Callable[[], None]]:
+        listeners, self._room_listeners = self._room_listeners, []
+        return listeners
+
+    def _report(self, settled: list[Settled]) -> None:
+        for entry, result in settled:
+            if not isinstance(result, RequestFailed):
+                continue
+            failed = FailedEvent(entry.event.fields(), result)
+            if self._options.on_failed is None:
+                logger.error(
+                    "an event was not published: to=%s type=%r id=%s: %s",
+                    ",".join(entry.event.channels[:3]),
+                    failed.fields["type"],
+                    entry.event.id,
+                    result,
+                )
+                continue
+            try:
+                self._options.on_failed(failed)
+            except Exception:
+                logger.exception("on_failed failed for the event with id=%s", entry.event.id)
+
+
+def _call(listeners: list[Callable[[], None]]) -> None:
+    for listener in listeners:
+        listener()
+
+
+_live: weakref.WeakSet[BackgroundQueue] = weakref.WeakSet()
+
+
+@atexit.register
+def _flush_all() -> None:
+    """The program ends: send what waits."""
+    for queue in list(_live):
+        queue.close_at_exit()
