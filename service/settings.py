@@ -16,6 +16,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 PREFIX = "HERALD_"
 SECRETS = ("redis_url", "jwt_secret", "api_keys")
 """May come from a file."""
+OF_CLIENTS = ("url", "api_key")
+"""Where Herald is, and the key to publish with: no settings of the service, but of those who talk
+to it, which may share an environment with it."""
 
 
 class SettingsError(Exception):
@@ -204,6 +207,8 @@ def load_settings(environment: Mapping[str, str]) -> Settings:
         if not name.startswith(PREFIX):
             continue
         field = name.removeprefix(PREFIX).lower()
+        if field in OF_CLIENTS:
+            continue
         if field in Settings.model_fields:
             values[field] = text
         elif field.removesuffix("_file") in SECRETS:

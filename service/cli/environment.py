@@ -19,18 +19,18 @@ def settings() -> Settings:
 
 
 def api_key(key: str | None) -> str:
-    """The key to publish with: `key` as given, or the first configured one."""
-    if key is not None:
+    """The key to publish with: `key`, HERALD_API_KEY, or the first configured one."""
+    if key := key or os.environ.get("HERALD_API_KEY"):
         return key
     for configured in settings().api_keys:
         if not configured.startswith("sha256:"):
             return configured
-    raise typer.BadParameter("give --key, or set HERALD_API_KEYS to a plain key")
+    raise typer.BadParameter("give --key, or set HERALD_API_KEY, or HERALD_API_KEYS to a plain key")
 
 
 def base_url(url: str | None, *, api: bool) -> str:
-    """Where the server is: `url` as given, or the configured host and port."""
-    if url is not None:
+    """Where the server is: `url`, HERALD_URL, or the configured host and port."""
+    if url := url or os.environ.get("HERALD_URL"):
         schemes = ("http://", "https://") if api else ("http://", "https://", "ws://", "wss://")
         if not url.startswith(schemes):
             raise typer.BadParameter(f"--url begins with {' or '.join(schemes)}; this is '{url}'")

@@ -28,10 +28,18 @@ def publish(
         float | None,
         typer.Option(metavar="SECONDS", help="Seconds after which it is no longer delivered."),
     ] = None,
-    url: Annotated[str | None, typer.Option(metavar="URL", help="Where Herald's API is.")] = None,
+    url: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", help="Where Herald's API is; unset: HERALD_URL, or the settings."
+        ),
+    ] = None,
     key: Annotated[
         str | None,
-        typer.Option(metavar="KEY", help="An API key; unset: the first of HERALD_API_KEYS."),
+        typer.Option(
+            metavar="KEY",
+            help="An API key; unset: HERALD_API_KEY, or the first of HERALD_API_KEYS.",
+        ),
     ] = None,
 ) -> None:
     """Publish one event and print the answer."""

@@ -21,6 +21,7 @@ from service.core.errors import (
     HeraldError,
     InvalidEvent,
     NotCopied,
+    Overloaded,
 )
 from service.core.event import Event, check_id, decode_batch, decode_event
 from service.core.principal import Publisher
@@ -243,8 +244,8 @@ class _Batch:
         self._results: list[dict[str, Any]] = []
         self._window: list[Submission | ProblemError] = []
         self._window_channels: list[list[str]] = []
-        # After one event of a channel has failed for want of the engine, later ones are not tried:
-        # they would be stored before it when the caller repeats it.
+        # After one event of a channel has failed for a reason that passes, later ones are not
+        # tried: they would be stored before it when the caller repeats it.
         self._broken: set[str] = set()
 
     @property
@@ -264,7 +265,7 @@ class _Batch:
             if not self._broken.isdisjoint(channels):
                 raise EngineUnavailable("An earlier event of this channel was not stored.")
             outcome = await self._publishing.log.submit(event, self._publisher)
-        except EngineUnavailable as error:
+        except (EngineUnavailable, Overloaded) as error:
             self._broken.update(channels)
             outcome = problem_of(error)
         except HeraldError as error:
@@ -289,7 +290,7 @@ class _Batch:
                 self._results.append(self._publishing.count(await outcome.receipt()))
             except ProblemError as problem:
                 self._publishing.stats.publish_refused(problem.status)
-                if problem.status == 503:
+                if problem.status in (429, 503):
                     self._broken.update(names)
                 self._results.append({"problem": problem.document()})
 

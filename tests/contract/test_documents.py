@@ -17,7 +17,7 @@ from service.broker.embedded import EmbeddedEngine
 from service.core import messages
 from service.core.close import ADVICE, Advice
 from service.ports import CutOff
-from service.settings import PREFIX, SECRETS, Settings
+from service.settings import OF_CLIENTS, PREFIX, SECRETS, Settings
 from tests.contract.facts import SERVICE, error_codes, server_types
 from tests.harness.process import Herald, mint, open_plain
 
@@ -90,7 +90,7 @@ def test_operations_has_every_setting_with_its_default() -> None:
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_documents_name_no_setting_that_is_none(path: Path) -> None:
-    known = {PREFIX + field.upper() for field in Settings.model_fields}
+    known = {PREFIX + field.upper() for field in (*Settings.model_fields, *OF_CLIENTS)}
     for name in re.findall(r"HERALD_[A-Z_]*[A-Z]", path.read_text()):
         assert name in known or name == "HERALD_JWT", name
 

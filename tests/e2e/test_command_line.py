@@ -397,3 +397,14 @@ def test_workers_do_not_share_a_port_with_another_herald(
     done = run("serve", environment=environment)
     assert done.returncode == 2
     assert f"Port {herald.port}" in done.stderr
+
+
+def test_what_clients_call_by_name_may_stand_beside_the_settings(herald: Herald, user: str) -> None:
+    environment = clean_environment(url=herald.url, api_key=KEY)
+    done = run("publish", "--to", f"user:{user}", "--type", "t", environment=environment)
+    assert done.returncode == 0, done.stderr
+    assert f"user:{user}" in done.stdout
+    checked = run("check", environment=environment)
+    assert checked.returncode == 2  # for want of an engine, among others
+    assert "HERALD_REDIS_URL" in checked.stderr
+    assert "HERALD_URL" not in checked.stderr

@@ -260,3 +260,24 @@ async def test_batch_over_its_bytes_is_413(small: Herald, new_name: Callable[[],
         headers = {**AUTHORIZED, "transfer-encoding": "chunked"}
         sock.sendall(request_bytes("POST", PATH, headers) + _chunk(b" " * 2001) + b"0\r\n\r\n")
         assert _answer(sock)[0] == 413
+
+
+def test_events_of_a_channel_keep_their_order_where_there_is_too_much_on_its_way(
+    start: Callable[..., Herald], user: str
+) -> None:
+    herald = start(max_pending_bytes="3000")
+    other = user + "-other"
+    events = [
+        {"to": f"user:{name}", "type": "t", "data": "x" * size, "id": f"{number}"}
+        for number, (name, size) in enumerate([(user, 2000), (user, 2000), (user, 1), (other, 1)])
+    ]
+    # What is too much at once depends on the moment, so the rest is repeated as publishers do.
+    left, statuses = list(events), []
+    while left:
+        results = herald.post("/v1/events/batch", {"events": left}).json()["results"]
+        failed = [r.get("problem", {}).get("status") for r in results]
+        statuses += failed
+        left = [event for event, status in zip(left, failed, strict=True) if status]
+    assert 429 in statuses
+    stored = herald.get(f"/v1/channels/user:{user}/events").json()["events"]
+    assert [len(event["data"]) for event in stored] == [2000, 2000, 1]
