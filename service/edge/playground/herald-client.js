@@ -499,6 +499,7 @@ function readClaims(token) {
 var PROBE_TIMEOUT = 5e3;
 var ABOUT_CHANNELS = /* @__PURE__ */ new Set(["welcome", "subscribed", "unsubscribed"]);
 var AT_ONCE = 4e3;
+var TOKEN_FRESH = 1e3;
 var A_MINUTE = 60;
 var Connection = class {
   #options;
@@ -519,6 +520,8 @@ var Connection = class {
   /** Counts attempts, so that one that was overtaken does not go on. */
   #attempt = 0;
   #user = "";
+  /** When a token was last asked for. */
+  #askedAt = 0;
   /** Seconds that the server's clock is ahead of ours, where that is known. */
   #skew = 0;
   /** How the last link ended. */
@@ -607,26 +610,31 @@ var Connection = class {
   #needsToken() {
     const { expires } = this.#claims;
     const expired = expires !== void 0 && expires <= this.#now();
-    return this.#protocol.needsToken || expired && this.#askedAttempt !== this.#attempt;
+    const asked = this.#options.clock.elapsed() - this.#askedAt;
+    return this.#protocol.needsToken || expired && asked > TOKEN_FRESH;
   }
-  #askedAttempt = 0;
   /** Asks for a token and gives it to the core; a failure too. */
   async #ask() {
     const { clock, token: source } = this.#options;
-    this.#askedAttempt = this.#attempt;
+    this.#askedAt = clock.elapsed();
     let token;
     try {
       token = await askToken(source, clock);
     } catch (cause) {
-      if (this.#protocol.state === "closed") return;
-      const said = cause instanceof Error ? cause.message : String(cause);
-      this.#listener.failed(new HeraldError("token", `token() failed: ${said}`, { cause }));
-      this.#do(this.#protocol.tokenFailed(this.#now()), "token");
+      this.#tokenFailed(cause);
       return;
     }
     this.#claims = readClaims(token);
     this.#do(this.#protocol.token(token));
     this.#settle();
+  }
+  #tokenFailed(cause) {
+    const { state } = this.#protocol;
+    if (state === "connecting" || state === "waiting") {
+      const said = cause instanceof Error ? cause.message : String(cause);
+      this.#listener.failed(new HeraldError("token", `token() failed: ${said}`, { cause }));
+    }
+    this.#do(this.#protocol.tokenFailed(this.#now()), "token");
   }
   #open(transport) {
     this.#transport = transport;
@@ -786,7 +794,8 @@ var Connection = class {
     for (const message of effects.sends) this.#send(message);
     const { clock } = this.#options;
     if (effects.refreshIn !== void 0) {
-      this.#timers.start("refresh", effects.refreshIn * 1e3, () => this.#do(this.#protocol.refreshDue()));
+      const due = () => this.#do(this.#protocol.refreshDue());
+      this.#timers.start("refresh", effects.refreshIn * 1e3, due);
     }
     if (effects.wait) {
       const milliseconds = draw(effects.wait, clock.random);
@@ -1122,7 +1131,8 @@ var Ladder = class {
 var TRANSPORTS = ["websocket", "sse"];
 function checkTopic(name) {
   if (isTopic(name)) return name;
-  throw new TypeError(`Not a topic's name: ${JSON.stringify(name)} (1 to 200 of A-Z a-z 0-9 . _ : @ / -)`);
+  const form = "1 to 200 of A-Z a-z 0-9 . _ : @ / -";
+  throw new TypeError(`Not a topic's name: ${JSON.stringify(name)} (${form})`);
 }
 function complete(options, possible) {
   return {
@@ -1145,7 +1155,8 @@ function checkNumber(name, value) {
 function chooseTransports(wanted, possible) {
   const unknown = wanted?.find((name) => !TRANSPORTS.includes(name));
   if (unknown !== void 0 || wanted?.length === 0) {
-    throw new TypeError(`The option transports is a list of "websocket" and "sse", not ${JSON.stringify(wanted)}`);
+    const given = JSON.stringify(wanted);
+    throw new TypeError(`The option transports is a list of "websocket" and "sse", not ${given}`);
   }
   const [first, second] = [...new Set(wanted ?? TRANSPORTS)].filter((name) => possible[name]);
   if (first) return [first, second];
@@ -1316,6 +1327,8 @@ var Stream = class {
   #listener;
   #token;
   #topics = /* @__PURE__ */ new Set();
+  /** Topics whose `unsubscribed` is yet to be told. */
+  #left = [];
   /** The stream that is read; aborted where it is no longer. */
   #reading;
   #welcomed = false;
@@ -1343,9 +1356,8 @@ var Stream = class {
         break;
       case "unsubscribe":
         this.#topics.delete(message.topic);
-        this.#readAgain(() => {
-          this.#listener.said({ type: "unsubscribed", channel: channelOf(message.topic) });
-        });
+        this.#left.push(message.topic);
+        this.#readAgain();
         break;
     }
   }
@@ -1358,22 +1370,17 @@ var Stream = class {
     return false;
   }
   /** What the application asks for in one go makes one new stream. */
-  #readAgain(before = () => {
-  }) {
-    const pending = this.#pending;
-    this.#pending = () => {
-      pending?.();
-      before();
-    };
+  #readAgain() {
     this.#cancel();
     this.#cancel = this.#options.clock.after(0, () => {
-      const run = this.#pending;
-      this.#pending = void 0;
-      run?.();
+      const left = this.#left;
+      this.#left = [];
+      for (const topic of left) {
+        this.#listener.said({ type: "unsubscribed", channel: channelOf(topic) });
+      }
       if (!this.#closed) this.#read();
     });
   }
-  #pending;
   #read() {
     this.#reading?.abort();
     const reading = new AbortController();
@@ -1404,6 +1411,7 @@ var Stream = class {
       });
       return this.#refused(response);
     }
+    const { parse } = this.#options;
     const parser = new EventStreamParser();
     const decoder = new TextDecoder();
     const reader = response.body.getReader();
@@ -1413,13 +1421,14 @@ var Stream = class {
       if (done) return [LOST, "the stream was cut off"];
       this.#listener.heard();
       for (const text of parser.push(decoder.decode(value, { stream: true }))) {
-        const message = readMessage(text, this.#options.parse);
+        const message = readMessage(text, parse);
         if (message?.type === "close") {
           await reader.cancel().catch(() => {
           });
           return [message.code, message.reason];
         }
-        if (message) this.#said(message);
+        if (message?.type === "welcome") this.#welcomed = true;
+        if (message) this.#listener.said(message);
         else this.#listener.babbled(text);
         if (signal.aborted) return [LOST, ""];
       }
@@ -1434,19 +1443,6 @@ var Stream = class {
       this.#listener.said({ type: "reconnect", after_ms: seconds * 1e3 });
     }
     return [code, reason];
-  }
-  #said(message) {
-    if (message.type === "welcome" && this.#welcomed) {
-      const { expires, channels } = message;
-      this.#listener.said({ type: "authenticated", ...expires !== void 0 && { expires } });
-      for (const [channel, joined] of Object.entries(channels ?? {})) {
-        if (this.#closed) return;
-        this.#listener.said({ type: "subscribed", channel, ...joined });
-      }
-      return;
-    }
-    if (message.type === "welcome") this.#welcomed = true;
-    this.#listener.said(message);
   }
   #url() {
     const url = new URL(this.#options.url);
@@ -1593,9 +1589,16 @@ var Tabs = class {
       this.#user = claims.user ?? this.#options.user;
       this.#granted = claims.user === void 0 ? void 0 : new Set(claims.topics);
       if (this.#user === void 0) this.#goAlone();
-      else this.#join(this.#user);
+      else this.#tryJoin(this.#user);
     }
     await this.#elected;
+  }
+  #tryJoin(user) {
+    try {
+      this.#join(user);
+    } catch {
+      this.#goAlone();
+    }
   }
   #goAlone() {
     this.#leave();
@@ -1867,11 +1870,17 @@ var Tabs = class {
       const heard = Object.entries(message.channels ?? {}).filter(([channel]) => this.#hears(channel));
       message = { ...message, channels: Object.fromEntries(heard) };
     } else if ("channel" in message && message.channel !== void 0) {
-      if (!this.#hears(message.channel)) return;
+      const isHeard = this.#hears(message.channel);
       const isOver = message.type === "unsubscribed" || message.type === "error" && isFinal(message.code);
-      if (isOver) this.#wanted.delete(topicOf(message.channel) ?? "");
+      if (isOver) this.#giveUp(topicOf(message.channel) ?? "");
+      if (!isHeard) return;
     }
     if (!this.#tab.deliver(message, after)) this.#missed();
+  }
+  /** A topic is not to be had: nobody wants it any more. */
+  #giveUp(topic) {
+    this.#wanted.delete(topic);
+    for (const { topics } of this.#others.values()) topics.delete(topic);
   }
   #missed() {
     if (this.#role === "following") {
@@ -2027,7 +2036,7 @@ var Herald = class {
   #refused({ code, message, channel }) {
     const isOver = isFinal(code) || code === NOT_SUBSCRIBED;
     if (isOver && channel !== void 0) this.#inbox.forget(channel);
-    if (code !== NOT_SUBSCRIBED) this.#failed(new HeraldError(code, message, channel === void 0 ? {} : { channel }));
+    if (code !== NOT_SUBSCRIBED) this.#failed(new HeraldError(code, message, { channel }));
   }
   #show(state) {
     if (this.#state.name === "closed" || isSame(state, this.#state)) return;
@@ -2108,29 +2117,31 @@ var Herald = class {
   // Positions beyond the page
   /** This tab stores the user's positions from now on, and begins where they are. */
   #keepPositions(user) {
-    const storage = this.#storage();
-    if (!storage || user === void 0) return;
-    const key = `herald:${this.#endpoints.websocket}:${user}`;
-    const positions = () => this.#inbox.settled;
-    this.#store = new PositionStore(storage, key, this.#environment.clock, positions, (cause) => {
+    if (this.#settings.storage === void 0) return;
+    const failed = (cause) => {
       this.#keepPositionsNoMore();
       this.#failed(new HeraldError("storage", `Positions cannot be stored: ${cause}`, { cause }));
-    });
-    if (this.#inbox.held.size === 0) this.#inbox.begin(this.#store.load());
+    };
+    try {
+      if (user === void 0) throw new Error("the token names no user; give the option `user`");
+      const key = `herald:${this.#endpoints.websocket}:${user}`;
+      const positions = () => this.#inbox.settled;
+      this.#store = new PositionStore(this.#storage(), key, this.#environment.clock, positions, failed);
+      if (this.#inbox.held.size === 0) this.#inbox.begin(this.#store.load());
+    } catch (cause) {
+      failed(cause);
+    }
   }
   #keepPositionsNoMore() {
     this.#store?.flush();
     this.#store = void 0;
   }
+  /** Throws where there is none: in a sandboxed frame, say, or where cookies are blocked. */
   #storage() {
     const { storage } = this.#settings;
-    if (storage !== "local") return storage;
-    try {
-      return this.#environment.localStorage();
-    } catch (cause) {
-      this.#failed(new HeraldError("storage", `There is no localStorage: ${cause}`, { cause }));
-      return void 0;
-    }
+    const found = storage === "local" ? this.#environment.localStorage() : storage;
+    if (!found) throw new Error("there is no localStorage");
+    return found;
   }
 };
 function connect(url, options = {}) {

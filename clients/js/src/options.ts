@@ -1,0 +1,107 @@
+/** What `connect` takes. */
+
+import type { TransportName } from "./link.js";
+import { isTopic } from "./messages.js";
+import { fromRecord, type Positions } from "./position.js";
+import type { StorageLike } from "./storage.js";
+import type { TokenSource } from "./token.js";
+import type { WebSocketClass } from "./websocket.js";
+
+export interface HeraldOptions {
+  /**
+   * The user's JWT, or a function that gives one, at once or as a promise: called before the first
+   * attempt, before a token expires, and when one was refused. null: nobody is logged in, and the
+   * connection is closed. Left out: the cookie `herald_token` speaks for the user.
+   */
+  token?: TokenSource;
+  /** Topics to join beside those that the token names. */
+  topics?: readonly string[];
+  /** Where to resume, by channel; left out: what is published from now on. */
+  positions?: Readonly<Record<string, string>>;
+  /** Keeps positions beyond the page: `"local"` is `localStorage`. */
+  storage?: "local" | StorageLike;
+  /** One connection for all tabs of this origin and user. Default false. */
+  shared?: boolean;
+  /** Which transports to use, the preferred one first. Default `["websocket", "sse"]`. */
+  transports?: readonly TransportName[];
+  /** A class of WebSockets where the machine has none, as in Node 20: that of the package `ws`. */
+  WebSocket?: WebSocketClass;
+  /** Default: the machine's own. */
+  fetch?: typeof fetch;
+  /** Who the user is, where `storage` or `shared` must know and the token is no JWT that says so. */
+  user?: string;
+  /** How many events wait for a slow `for await` loop before it fails. Default 1000. */
+  buffer?: number;
+  /** Milliseconds in which a connection must be made. Default 15,000. */
+  timeout?: number;
+  /** Reads JSON; one that keeps big integers, say. Default `JSON.parse`. */
+  parse?: (text: string) => unknown;
+}
+
+/** Options that are complete, and checked in form. */
+export interface Settings {
+  token: TokenSource;
+  topics: string[];
+  positions: Positions;
+  storage: HeraldOptions["storage"];
+  shared: boolean;
+  /** The preferred one, and another. */
+  transports: [TransportName, TransportName | undefined];
+  user: string | undefined;
+  buffer: number;
+  timeout: number;
+  parse: (text: string) => unknown;
+}
+
+const TRANSPORTS: readonly TransportName[] = ["websocket", "sse"];
+
+/** Throws where a topic can have no such name. */
+export function checkTopic(name: unknown): string {
+  if (isTopic(name)) return name;
+  const form = "1 to 200 of A-Z a-z 0-9 . _ : @ / -";
+  throw new TypeError(`Not a topic's name: ${JSON.stringify(name)} (${form})`);
+}
+
+/**
+ * Fills in what was left out. `possible`: what this machine can do.
+ *
+ * @throws {TypeError} for options that cannot be.
+ * @throws {Error} where no transport is left.
+ */
+export function complete(options: HeraldOptions, possible: Record<TransportName, boolean>): Settings {
+  return {
+    token: options.token,
+    topics: [...new Set(options.topics)].map(checkTopic),
+    positions: fromRecord(options.positions),
+    storage: options.storage,
+    shared: options.shared ?? false,
+    transports: chooseTransports(options.transports, possible),
+    user: options.user,
+    buffer: checkNumber("buffer", options.buffer ?? 1000),
+    timeout: checkNumber("timeout", options.timeout ?? 15_000),
+    parse: options.parse ?? JSON.parse,
+  };
+}
+
+function checkNumber(name: string, value: number): number {
+  if (value > 0) return value;
+  throw new TypeError(`The option ${name} is a number above 0, not ${value}`);
+}
+
+function chooseTransports(
+  wanted: readonly TransportName[] | undefined,
+  possible: Record<TransportName, boolean>,
+): Settings["transports"] {
+  const unknown = wanted?.find((name) => !TRANSPORTS.includes(name));
+  if (unknown !== undefined || wanted?.length === 0) {
+    const given = JSON.stringify(wanted);
+    throw new TypeError(`The option transports is a list of "websocket" and "sse", not ${given}`);
+  }
+  const [first, second] = [...new Set(wanted ?? TRANSPORTS)].filter((name) => possible[name]);
+  if (first) return [first, second];
+  throw new Error(
+    "There is no WebSocket here (Node has one from version 22 on): pass one, as in " +
+      'connect(url, { WebSocket }) with `import WebSocket from "ws"`, or allow the transport "sse", ' +
+      "which needs `fetch`.",
+  );
+}

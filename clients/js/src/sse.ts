@@ -1,0 +1,181 @@
+/**
+ * Links over server-sent events, read with `fetch`: docs/sse.md.
+ *
+ * A stream is one-way: what `connect` asks for is put into its URL, and to ask for something else
+ * the stream is ended and another one opened from the positions that are held, so nothing is lost
+ * and nothing comes twice. To the protocol core that is a connection that is welcomed again.
+ */
+
+import type { Clock } from "./clock.js";
+import { LOST, UNAUTHORIZED } from "./close.js";
+import { EventStreamParser } from "./event-stream.js";
+import { readMessage, type Link, type LinkListener } from "./link.js";
+import { channelOf, type ClientMessage } from "./messages.js";
+import type { Position } from "./position.js";
+
+/** What is needed to open streams. */
+export interface StreamOptions {
+  fetch: typeof fetch;
+  url: string;
+  parse: (text: string) => unknown;
+  clock: Clock;
+  /** Those that are held when a stream is opened. */
+  positions: () => ReadonlyMap<string, Position>;
+}
+
+/** The close codes of statuses that a stream is refused with. */
+const CODES = new Map([
+  [400, 1008],
+  [401, UNAUTHORIZED],
+  [403, 3003],
+  [429, 4101],
+  [503, 1013],
+]);
+const TRY_AGAIN = 1013;
+const TOO_MANY = 4101;
+
+/** Opens a stream, once `connect` was sent. */
+export function openStream(options: StreamOptions, listener: LinkListener): Link {
+  return new Stream(options, listener);
+}
+
+class Stream implements Link {
+  readonly #options: StreamOptions;
+  readonly #listener: LinkListener;
+  #token: string | undefined;
+  #topics = new Set<string>();
+  /** Topics whose `unsubscribed` is yet to be told. */
+  #left: string[] = [];
+  /** The stream that is read; aborted where it is no longer. */
+  #reading: AbortController | undefined;
+  #welcomed = false;
+  #closed = false;
+  #cancel: () => void;
+
+  constructor(options: StreamOptions, listener: LinkListener) {
+    this.#options = options;
+    this.#listener = listener;
+    this.#cancel = options.clock.after(0, () => listener.opened());
+  }
+
+  send(message: ClientMessage): void {
+    switch (message.type) {
+      case "connect":
+        this.#token = message.token;
+        this.#topics = new Set(message.topics);
+        this.#read();
+        break;
+      case "auth":
+        this.#token = message.token;
+        this.#readAgain();
+        break;
+      case "subscribe":
+        this.#topics.add(message.topic);
+        this.#readAgain();
+        break;
+      case "unsubscribe":
+        this.#topics.delete(message.topic);
+        this.#left.push(message.topic);
+        this.#readAgain();
+        break;
+    }
+  }
+
+  close(): void {
+    this.#closed = true;
+    this.#cancel();
+    this.#reading?.abort();
+  }
+
+  probe(): boolean {
+    return false;
+  }
+
+  /** What the application asks for in one go makes one new stream. */
+  #readAgain(): void {
+    this.#cancel();
+    this.#cancel = this.#options.clock.after(0, () => {
+      const left = this.#left;
+      this.#left = [];
+      for (const topic of left) {
+        this.#listener.said({ type: "unsubscribed", channel: channelOf(topic) });
+      }
+      if (!this.#closed) this.#read();
+    });
+  }
+
+  #read(): void {
+    this.#reading?.abort();
+    const reading = new AbortController();
+    this.#reading = reading;
+    this.#stream(reading.signal).then(
+      ([code, reason]) => this.#ended(reading, code, reason),
+      (error: unknown) => this.#ended(reading, LOST, String(error)),
+    );
+  }
+
+  #ended(reading: AbortController, code: number, reason: string): void {
+    if (this.#closed || this.#reading !== reading) return;
+    this.close();
+    this.#listener.closed(code, reason);
+  }
+
+  /** Reads one stream; gives back how it ended. */
+  async #stream(signal: AbortSignal): Promise<[number, string]> {
+    const headers: Record<string, string> = { accept: "text/event-stream" };
+    if (this.#token) headers["authorization"] = `Bearer ${this.#token}`;
+    const response = await this.#options.fetch(this.#url(), {
+      headers,
+      signal,
+      cache: "no-store",
+      credentials: this.#token ? "omit" : "include",
+    });
+    const isStream = response.headers.get("content-type")?.startsWith("text/event-stream");
+    if (!response.ok || !response.body || !isStream) {
+      response.body?.cancel().catch(() => {});
+      return this.#refused(response);
+    }
+    const { parse } = this.#options;
+    const parser = new EventStreamParser();
+    const decoder = new TextDecoder();
+    const reader = response.body.getReader();
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (signal.aborted) return [LOST, ""];
+      if (done) return [LOST, "the stream was cut off"];
+      this.#listener.heard();
+      for (const text of parser.push(decoder.decode(value, { stream: true }))) {
+        const message = readMessage(text, parse);
+        if (message?.type === "close") {
+          await reader.cancel().catch(() => {});
+          return [message.code, message.reason];
+        }
+        if (message?.type === "welcome") this.#welcomed = true;
+        if (message) this.#listener.said(message);
+        else this.#listener.babbled(text);
+        if (signal.aborted) return [LOST, ""];
+      }
+    }
+  }
+
+  #refused(response: Response): [number, string] {
+    const reason = `HTTP ${response.status}`;
+    const code = CODES.get(response.status) ?? LOST;
+    // Herald may not have noticed yet that the stream before has ended.
+    if (code === TOO_MANY && this.#welcomed) return [TRY_AGAIN, reason];
+    const seconds = Number(response.headers.get("retry-after"));
+    if (code === TRY_AGAIN && seconds > 0) {
+      this.#listener.said({ type: "reconnect", after_ms: seconds * 1000 });
+    }
+    return [code, reason];
+  }
+
+  #url(): string {
+    const url = new URL(this.#options.url);
+    if (this.#topics.size) url.searchParams.set("topics", [...this.#topics].join(","));
+    for (const [channel, position] of this.#options.positions()) {
+      url.searchParams.append("since", `${channel}@${position.text}`);
+    }
+    return url.href;
+  }
+}

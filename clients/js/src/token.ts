@@ -1,0 +1,58 @@
+/** The user's tokens: asking the application for one, and reading what one says. */
+
+import type { Clock } from "./clock.js";
+
+/** A token, or null where nobody is logged in; undefined where a cookie speaks for the user. */
+export type Token = string | null | undefined;
+
+/** What the application gives: a token, or how to get one. */
+export type TokenSource = Token | (() => Token | Promise<Token>);
+
+/** What a token claims; nothing of it is verified here. */
+export interface Claims {
+  user?: string;
+  /** Unix seconds. */
+  issued?: number;
+  expires?: number;
+  /** The topics that it names, without patterns. */
+  topics: string[];
+}
+
+/** Milliseconds: an answer that takes longer counts as none. */
+export const ANSWER_TIMEOUT = 30_000;
+
+/** Asks for a token. Rejects where the application fails, or takes longer than 30 seconds. */
+export async function askToken(source: TokenSource, clock: Clock): Promise<Token> {
+  if (typeof source !== "function") return source;
+  let stop = (): void => {};
+  const timeout = new Promise<never>((_, reject) => {
+    const late = (): void => reject(new Error("token() did not answer in 30 seconds"));
+    stop = clock.after(ANSWER_TIMEOUT, late);
+  });
+  try {
+    const token: unknown = await Promise.race([source(), timeout]);
+    if (token === null || token === undefined || (typeof token === "string" && token)) return token;
+    throw new TypeError("token() gives a string, or null where nobody is logged in");
+  } finally {
+    stop();
+  }
+}
+
+/** Reads a JWT; what is none claims nothing. */
+export function readClaims(token: Token): Claims {
+  const claims: Claims = { topics: [] };
+  try {
+    const body = token!.split(".")[1]!.replace(/-/g, "+").replace(/_/g, "/");
+    const bytes = Uint8Array.from(atob(body), (character) => character.charCodeAt(0));
+    const said = JSON.parse(new TextDecoder().decode(bytes)) as Record<string, unknown>;
+    if (typeof said["sub"] === "string") claims.user = said["sub"];
+    if (typeof said["iat"] === "number") claims.issued = said["iat"];
+    if (typeof said["exp"] === "number") claims.expires = said["exp"];
+    if (Array.isArray(said["topics"])) {
+      claims.topics = said["topics"].filter((name) => typeof name === "string" && !name.endsWith("*"));
+    }
+  } catch {
+    // Herald takes JWTs only, but that is for it to say.
+  }
+  return claims;
+}
