@@ -121,6 +121,7 @@ class Subscriber:
         self._chance = chance
         self._at: dict[str, Position] = {}
         self._socket: ClientConnection | None = None
+        self._told_to_wait = 0.0  # seconds, by `reconnect`
         self.welcomed = asyncio.Event()
 
     def begin_at(self, positions: Mapping[str, str]) -> None:
@@ -143,8 +144,9 @@ class Subscriber:
             failures = 0 if self.welcomed.is_set() else failures + 1
             if not stop.is_set():
                 most = min(0.5, 0.05 * 2 ** min(failures, 4))
+                pause, self._told_to_wait = self._told_to_wait, 0.0
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(stop.wait(), most * self._chance.random())
+                    await asyncio.wait_for(stop.wait(), pause + most * self._chance.random())
 
     def break_off(self) -> None:
         """Lose the connection, as a laptop that is closed."""
@@ -220,6 +222,8 @@ class Subscriber:
             channel, to = message["channel"], read_position(message["to"])
             self.book.write(channel, Gap(read_position(message["from"]), to))
             self._move(channel, message["to"], to)
+        elif kind == "reconnect":
+            self._told_to_wait = message["after_ms"] / 1000
         elif kind == "error":
             self.book.complaints.append(f"error {message['code']}: {message['message']}")
 

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tests.chaos.actors import Publisher, StreamSubscriber, Subscriber
 from tests.chaos.books import read_position
@@ -68,6 +68,7 @@ SHORT = Scale()
 LONG = Scale(20, 3, 4, 0.01, 5000, 10_000, 5000, 3, 3.0)
 
 
+Playing = TypeVar("Playing", bound="World")
 Fault = Callable[["World"], Awaitable[None]]
 
 
@@ -333,10 +334,14 @@ async def until(condition: Callable[[], bool], what: str, patience: float = PATI
 
 @contextlib.asynccontextmanager
 async def running_world(
-    scenario: Scenario, scale: Scale, seed: int, directory: Path
-) -> AsyncIterator[World]:
+    scenario: Scenario,
+    scale: Scale,
+    seed: int,
+    directory: Path,
+    make: type[Playing] = World,  # type: ignore[assignment]
+) -> AsyncIterator[Playing]:
     """Start everything; everything is gone in the end."""
-    world = World(scenario, scale, seed, directory)
+    world = make(scenario, scale, seed, directory)
     world.engine = await asyncio.to_thread(scenario.engine)
     try:
         url = world.engine.url

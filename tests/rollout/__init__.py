@@ -1,0 +1,1 @@
+"""A Kubernetes rollout, played with local processes."""
