@@ -124,6 +124,11 @@ class Subscriber:
         self._told_to_wait = 0.0  # seconds, by `reconnect`
         self.welcomed = asyncio.Event()
 
+    @property
+    def connected(self) -> bool:
+        """Whether it has its welcome, and no end yet."""
+        return self._socket is not None and self.welcomed.is_set()
+
     def begin_at(self, positions: Mapping[str, str]) -> None:
         """Go on from there, as another client would that was told these positions."""
         for channel, text in positions.items():

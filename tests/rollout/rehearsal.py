@@ -125,7 +125,7 @@ class _Namespace(World):
         loop = asyncio.get_running_loop()
 
         def sample() -> None:
-            up = sum(1 for s in self.subscribers if s.welcomed.is_set())
+            up = sum(1 for s in self.subscribers if s.connected)
             # The first connection of each was made before.
             made = sum(s.book.connections for s in self.subscribers) - len(self.subscribers)
             samples.append(Sample(loop.time(), up, made, self._accepted()))
