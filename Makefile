@@ -39,7 +39,7 @@ lock: $(VENV)/dev.stamp ## Lock the dependencies anew, with hashes
 		--extra embedded --group dev -c requirements/run.txt pyproject.toml -o requirements/dev.txt
 
 include bench/peers/install.mk bench/bench.mk tests/chaos/chaos.mk tests/fuzz/fuzz.mk tests/attack/attack.mk \
-	clients/clients.mk tests/page/page.mk tests/rollout/rollout.mk
+	clients/clients.mk tests/page/page.mk tests/rollout/rollout.mk helm/helm.mk helm/observability/observability.mk
 
 clean: ## Remove the environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
