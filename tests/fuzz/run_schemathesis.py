@@ -1,5 +1,8 @@
 """Runs Schemathesis, which makes requests from openapi.yaml, against a Herald started for it.
 
+`GET /v1/stream` refuses the publisher's key that it brings, so that no answer without an end holds
+it up; `test_api.py` opens streams.
+
 Its two checks of what a schema says are left out: a channel's form, an id that was used before and
 a bad event within a batch are refused, or answered with 200, as the document says in words.
 """

@@ -28,15 +28,17 @@ from tests.contract.checker import problems, resolve
 from tests.fuzz.amount import SEED, how_to_repeat, inputs
 from tests.fuzz.mutation import JSON_WORDS
 from tests.fuzz.watch import QUIET, Watch
+from tests.harness.event_stream import EventStreamParser
 from tests.harness.process import KEY, PATIENCE, Herald, mint, running
 
 DOCUMENT: dict[str, Any] = yaml.safe_load(
     (Path(__file__).parents[2] / "openapi/openapi.yaml").read_text()
 )
+STREAM = "text/event-stream"
 _PART = 20
 """One in so many of the inputs that are asked for: making them costs more than answering."""
-_ANYWHERE = {404, 405, 426}
-"""Of no operation: another path or method."""
+_ANYWHERE = {204, 404, 405, 426}
+"""Of no operation: another path or method, or a preflight."""
 _SAID_BY_THE_PARSER = {400, 431}
 _NOTES = ("examples", "title", "default", "minLength", "maxLength", "minItems", "maxItems")
 _NOTES += ("exclusiveMinimum", "minimum", "maximum")
@@ -200,6 +202,8 @@ def requests(draw: st.DrawFn) -> tuple[Operation, str, str, dict[str, str], byte
     target = operation.path
     query: list[str] = []
     headers = {"authorization": f"Bearer {KEY}"}
+    if {"user": []} in operation.about.get("security", ()):
+        headers["authorization"] = f"Bearer {mint(topics=['*'])}"
     if _once_in(draw, 5):
         headers["authorization"] = draw(strange_credentials)
     for one in parameters:
@@ -252,8 +256,15 @@ class Line:
             connection.putheader("content-length", str(len(body)))
         connection.endheaders(body or None)
         answer = connection.getresponse()
-        text = answer.read()
         fields = {name.lower(): value for name, value in answer.getheaders()}
+        if fields.get("content-type") == STREAM and "content-length" not in fields:
+            text = b""  # without an end: its first message is enough
+            while b"\ndata: " not in text or not text.endswith(b"\n\n"):
+                text += answer.read1(1 << 20)
+            answer.close()
+            connection.close()
+        else:
+            text = answer.read()
         return answer.status, fields.get("content-type", ""), text, fields
 
     def close(self) -> None:
@@ -281,6 +292,11 @@ def judge(
     else:
         content = responses[str(status)]["content"]
         assert kind.partition(";")[0] in content, kind
+        if kind == STREAM:
+            parser = EventStreamParser()
+            first = json.loads(parser.feed(text)[0].data)
+            assert first["type"] in ("welcome", "close"), first
+            assert parser.oddities == []
         if not kind.startswith("application/json"):
             return
         document = json.loads(text)

@@ -71,8 +71,12 @@ class Stream:
     async def read(self) -> bool:
         """Read once; False at the end, however that came."""
         try:
-            data = await self.reader.read(65536)
-        except ConnectionError:
+            if "transfer-encoding" in self.headers:  # by a proxy: Herald sends no chunks
+                size = int(await self.reader.readline() or b"0", 16)
+                data = (await self.reader.readexactly(size + 2))[:size]
+            else:
+                data = await self.reader.read(65536)
+        except (ConnectionError, asyncio.IncompleteReadError):
             return False
         self.raw += data
         self._waiting.extend(self.parser.feed(data))
