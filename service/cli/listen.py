@@ -21,7 +21,7 @@ from service.core.backoff import full_jitter
 from service.core.channel import parse_channel, topic_channel
 from service.core.close import Advice, advice_for
 from service.core.errors import InvalidChannel, InvalidPosition
-from service.core.position import Position, parse_position
+from service.core.position import BEGINNING, Position, parse_position
 
 _STABLE_SECONDS = 5.0
 """A connection that lasted so long starts the backoff anew."""
@@ -156,7 +156,8 @@ class Listener:
                 _print(text)
             case "welcome":
                 for channel, joined in message["channels"].items():
-                    self.positions.setdefault(channel, parse_position(joined["position"]))
+                    if self.positions.get(channel, BEGINNING) == BEGINNING:
+                        self.positions[channel] = parse_position(joined["position"])
                 _say(f"connected as {message['user']} to {', '.join(message['channels'])}")
             case "error":
                 _say(f"{message['code']}: {message['message']}")

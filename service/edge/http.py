@@ -158,7 +158,8 @@ class HeraldHttp(GuardedHttp):
     def _open_websocket(self, early: bytes) -> None:
         if self.transport.is_closing():
             return  # the request before it was the last one
-        if self._is_answering():
+        if self._is_answering() or self.flow.write_paused:
+            # Or its answers are still unread: what comes then is not told that nothing is read.
             self._give_up(_TOO_EARLY, "bad_request")
             return
         url = httptools.parse_url(self.url)

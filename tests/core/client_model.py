@@ -158,7 +158,7 @@ class Client:
         self.refusals = 0
         self.heartbeat = message["heartbeat"]
         for channel, joined in message["channels"].items():
-            self.positions.setdefault(channel, joined["position"])
+            self.join(channel, joined["position"])
         named = self.named or []
         for topic in named:
             if topic not in self.wanted:
@@ -184,7 +184,11 @@ class Client:
         self.positions[message["channel"]] = message["to"]
 
     def hear_subscribed(self, message: Message) -> None:
-        self.positions.setdefault(message["channel"], message["position"])
+        self.join(message["channel"], message["position"])
+
+    def join(self, channel: str, position: str) -> None:
+        if self.positions.get(channel, "0-0") == "0-0":
+            self.positions[channel] = position
 
     def hear_unsubscribed(self, message: Message) -> None:
         channel = message["channel"]

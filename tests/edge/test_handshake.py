@@ -285,6 +285,8 @@ async def test_limit_of_a_user_is_429_or_4101_and_others_come_in(
         "topics=é",
         "topics=" + "x" * 201,
         "topics=a*",
+        # More than are read: what the rest says must not be passed over in silence.
+        "&".join(["since=all@0-0"] * 1200),
     ],
 )
 async def test_bad_since_or_topics_is_400(herald: Herald, query: str) -> None:

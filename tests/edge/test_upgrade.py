@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 
 import pytest
 
@@ -10,7 +11,7 @@ from service.edge.answers import ProblemError
 from service.edge.upgrade import Opening, accept, read_opening
 from tests.edge.wire import check_problem, open_socket, read_answer, read_head, request_bytes
 from tests.harness.process import KEY as API_KEY
-from tests.harness.process import Herald, eventually, mint
+from tests.harness.process import PATIENCE, Herald, eventually, mint
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 ACCEPT = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
@@ -291,3 +292,32 @@ def test_body_of_a_request_that_asks_for_another_protocol_is_not_lost(
 
 async def test_no_opening_leaves_a_connection_behind(herald: Herald) -> None:
     await eventually(lambda: herald.metrics()["herald_connections"] == 0, "all have gone")
+
+
+def test_one_that_comes_behind_an_answer_that_is_not_read_is_refused(
+    herald: Herald, user: str
+) -> None:
+    # What is written to it would wait without a limit: nobody tells that nothing is read.
+    for _ in range(60):
+        herald.publish(f"user:{user}", "x" * 60_000)
+    headers = {"authorization": f"Bearer {API_KEY}"}
+    asked = request_bytes("GET", f"/v1/channels/user:{user}/events?limit=60", headers)
+    opening = {
+        "connection": "Upgrade",
+        "upgrade": "websocket",
+        "sec-websocket-version": "13",
+        "sec-websocket-key": KEY,
+        "authorization": f"Bearer {mint(user)}",
+    }
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.settimeout(PATIENCE)
+        sock.connect(("127.0.0.1", herald.port))
+        sock.sendall(asked)
+        assert sock.recv(1) == b"H"  # it is being answered, and far more of it than fits waits
+        sock.sendall(request_bytes("GET", f"/v1/ws?since=user:{user}@0-0", opening))
+        received = b""
+        while chunk := sock.recv(1 << 20):
+            received += chunk
+            assert b" 101 " not in received[3_600_000:]
+        assert received[3_600_000:].count(b"HTTP/1.1 400 Bad Request") == 1

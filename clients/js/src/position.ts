@@ -25,6 +25,11 @@ export function isLater(a: Position, b: Position): boolean {
   return a.epoch > b.epoch || (a.epoch === b.epoch && a.seq > b.seq);
 }
 
+/** Whether it asks for everything that is retained: `0-0`. */
+export function isBeginning({ epoch, seq }: Position): boolean {
+  return epoch === 0n && seq === 0n;
+}
+
 /** Positions by channel. */
 export type Positions = Map<string, Position>;
 

@@ -23,7 +23,7 @@ import {
   type ServerMessage,
   type WelcomeMessage,
 } from "./messages.js";
-import { isLater, parsePosition, toRecord, type Position } from "./position.js";
+import { isBeginning, isLater, parsePosition, toRecord, type Position } from "./position.js";
 
 export type StateName = "connecting" | "live" | "waiting" | "closed";
 
@@ -366,7 +366,9 @@ export class Protocol {
 
   #join(channel: string, position: unknown): void {
     const read = parsePosition(position);
-    if (read && !this.#held.has(channel)) this.#held.set(channel, read);
+    const held = this.#held.get(channel);
+    // 0-0 asked for everything; from here on only what comes after this can be missed.
+    if (read && (!held || isBeginning(held))) this.#held.set(channel, read);
   }
 
   #left(channel: string): void {

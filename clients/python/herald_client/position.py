@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 
+BEGINNING = "0-0"
+"""Asks for everything that is retained."""
+
 _TEXT = re.compile(r"(0|[1-9][0-9]{0,19})-(0|[1-9][0-9]{0,19})", re.ASCII)
 _MAX = 2**64 - 1
 

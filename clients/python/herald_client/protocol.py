@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from herald_client.position import parse_position
+from herald_client.position import BEGINNING, parse_position
 
 Message = dict[str, Any]
 
@@ -346,7 +346,7 @@ class ClientProtocol:
         self.positions[channel] = position
 
     def _join(self, channel: str, position: str) -> dict[str, str]:
-        if channel in self.positions:
+        if self.positions.get(channel, BEGINNING) != BEGINNING:
             return {}  # confirmed, or a gap follows
         self._hold(channel, position)
         return {channel: position}

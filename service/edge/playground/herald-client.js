@@ -86,6 +86,9 @@ function parsePosition(text) {
 function isLater(a, b) {
   return a.epoch > b.epoch || a.epoch === b.epoch && a.seq > b.seq;
 }
+function isBeginning({ epoch, seq }) {
+  return epoch === 0n && seq === 0n;
+}
 function toRecord(positions) {
   const record = /* @__PURE__ */ Object.create(null);
   for (const [channel, position] of positions) record[channel] = position.text;
@@ -369,7 +372,8 @@ var Protocol = class {
   }
   #join(channel, position) {
     const read = parsePosition(position);
-    if (read && !this.#held.has(channel)) this.#held.set(channel, read);
+    const held = this.#held.get(channel);
+    if (read && (!held || isBeginning(held))) this.#held.set(channel, read);
   }
   #left(channel) {
     const topic = topicOf(channel);
