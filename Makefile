@@ -14,7 +14,7 @@ run: $(VENV)/run.stamp ## Start Herald on http://127.0.0.1:8000 with an engine o
 	@$(BIN)/herald dev
 
 test: $(VENV)/dev.stamp ## Run the tests against a real engine
-	$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
+	$(BIN)/pytest -n 3 --dist worksteal $(ARGS)
 
 test-redis: $(VENV)/dev.stamp ## Run the tests that touch the engine against redis-server (7.0 or newer) on PATH
 	@command -v redis-server >/dev/null || { echo "redis-server is not on PATH: install it (Debian: apt-get install redis-server)"; exit 1; }
