@@ -242,9 +242,11 @@ async def open_herald(
     return client
 
 
-async def eventually(condition: Any, what: str = "the condition") -> None:
+async def eventually(
+    condition: Any, what: str = "the condition", patience: float = PATIENCE
+) -> None:
     """Wait until `condition()` holds, for as long as a busy machine may need."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + patience
     while not condition():
         assert time.monotonic() < deadline, f"{what} did not come true"
         await asyncio.sleep(0.02)

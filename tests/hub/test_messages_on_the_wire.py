@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.harness.process import Herald, eventually, mint
+from tests.harness.process import PATIENCE, Herald, eventually, mint
 from tests.hub.wire import TEXT, Wire, close, frame, handshake, opened, plain, text
 
 BAD: dict[str, tuple[bytes, str]] = {
@@ -183,6 +183,7 @@ FLOODS: dict[str, bytes] = {
 }
 
 
+@pytest.mark.timeout(8 * PATIENCE)
 @pytest.mark.parametrize("flood", FLOODS.values(), ids=FLOODS.keys())
 async def test_who_asks_and_never_reads_is_cut_off(
     start: Callable[..., Herald], user: str, flood: bytes
@@ -201,6 +202,7 @@ async def test_who_asks_and_never_reads_is_cut_off(
 
         speaking = asyncio.create_task(speak())
         code = 'herald_disconnects_total{code="4000"}'
-        await eventually(lambda: herald.metrics().get(code) == 1, "it was cut off")
+        # Megabytes of small answers have to fill the system's buffers first.
+        await eventually(lambda: herald.metrics().get(code) == 1, "it was cut off", 6 * PATIENCE)
         speaking.cancel()
         await asyncio.gather(speaking, return_exceptions=True)
