@@ -99,6 +99,11 @@ def new_root(work: Path, name: str) -> Path:
     # This machine's Python may be where only root may go.
     for folder in (base_python(), *base_python().parents):
         (root / str(folder).lstrip("/")).chmod(0o755)
+    # The base calls it `python`; a distribution may have only `python3`.
+    if not (base_python() / "bin/python").exists():
+        python = root / "usr/local/bin/python"
+        python.unlink(missing_ok=True)
+        python.symlink_to(Path(sys.executable).resolve())
     return root
 
 
