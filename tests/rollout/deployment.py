@@ -23,16 +23,16 @@ class Times:
     """Seconds, as in the chart.
 
     Attributes:
-        probe: between two looks at readiness.
+        probe: between two looks at whether a new pod has started and is ready.
         routing: from a change of the endpoints until everyone routes by it.
         pre_stop, drain, grace: of a pod that is deleted.
     """
 
-    probe: float = 2.0
+    probe: float = 1.0
     routing: float = 1.0
     pre_stop: float = 5.0
     drain: float = 30.0
-    grace: float = 45.0
+    grace: float = 50.0
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Deployment:
         self._note("a pod is started")
         while not await asyncio.to_thread(pod.is_ready):
             assert pod.process.poll() is None, pod.log()
-            await asyncio.sleep(self._times.probe / 4)
+            await asyncio.sleep(self._times.probe)
         self._note("it is ready")
         self._route(lambda: self.endpoints.append(pod.port))
         return pod
