@@ -1,14 +1,15 @@
-"""From settings to who verifies what."""
+"""From settings to who verifies what, and to what a client shows."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from service.auth.jwks import Jwks
 from service.auth.keys import FixedKey, KeySource, public_key, secret_key
+from service.auth.minting import mint_user_token
 from service.auth.publishers import Publishers, key_digests
 from service.auth.tokens import JwtUserVerifier, TokenPolicy, TokenVerifier
 from service.core.errors import InvalidInput
@@ -109,3 +110,22 @@ def check_for_production(settings: Settings) -> None:
         )
     if problems:
         raise SettingsError(problems)
+
+
+def mint_token(settings: Settings, user: str, topics: Iterable[str], ttl: float) -> str:
+    """A user's token by the configured secret, which there must be."""
+    assert settings.jwt_secret is not None
+    return mint_user_token(
+        settings.jwt_secret,
+        user,
+        ttl=ttl,
+        topics=topics,
+        audience=settings.jwt_audience,
+        issuer=settings.jwt_issuer,
+        algorithms=settings.jwt_algorithms,
+    )
+
+
+def plain_key(settings: Settings) -> str | None:
+    """The first API key that is known in plain text."""
+    return next((key for key in settings.api_keys if not key.startswith("sha256:")), None)

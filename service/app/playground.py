@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import partial
 
+from service.app.credentials import mint_token, plain_key
 from service.app.node import Node
 from service.app.server import Sockets
-from service.auth.minting import mint_user_token
 from service.edge.origins import parse_origins
 from service.edge.playground.deeds import Deeds, Lent
 from service.edge.playground.files import Files
@@ -32,22 +31,3 @@ def open_playground(settings: Settings, sockets: Sockets, node: Node, command: s
     node.wrap_client_edge(
         lambda rest: with_playground(rest, node.api, Files(), deeds, settings.host)
     )
-
-
-def mint_token(settings: Settings, user: str, topics: Iterable[str], ttl: float) -> str:
-    """A user's token by the configured secret, which there must be."""
-    assert settings.jwt_secret is not None
-    return mint_user_token(
-        settings.jwt_secret,
-        user,
-        ttl=ttl,
-        topics=topics,
-        audience=settings.jwt_audience,
-        issuer=settings.jwt_issuer,
-        algorithms=settings.jwt_algorithms,
-    )
-
-
-def plain_key(settings: Settings) -> str | None:
-    """The first API key that is known in plain text."""
-    return next((key for key in settings.api_keys if not key.startswith("sha256:")), None)

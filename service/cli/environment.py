@@ -6,6 +6,7 @@ import os
 
 import typer
 
+from service.app.credentials import plain_key
 from service.settings import Settings, load_settings
 
 
@@ -22,9 +23,8 @@ def api_key(key: str | None) -> str:
     """The key to publish with: `key`, HERALD_API_KEY, or the first configured one."""
     if key := key or os.environ.get("HERALD_API_KEY"):
         return key
-    for configured in settings().api_keys:
-        if not configured.startswith("sha256:"):
-            return configured
+    if (configured := plain_key(settings())) is not None:
+        return configured
     raise typer.BadParameter("give --key, or set HERALD_API_KEY, or HERALD_API_KEYS to a plain key")
 
 

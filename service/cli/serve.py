@@ -13,9 +13,9 @@ from typing import get_args
 
 import typer
 
-from service.app.credentials import build_verifiers, check_for_production
+from service.app.credentials import build_verifiers, check_for_production, mint_token, plain_key
 from service.app.node import Node, log_policy
-from service.app.playground import mint_token, open_playground, plain_key
+from service.app.playground import open_playground
 from service.app.run import run
 from service.app.server import Sockets
 from service.broker.broker import Broker

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from service.auth.minting import mint_user_token
+from service.app.credentials import mint_token
 from service.cli.environment import settings
 from service.core.channel import parse_topic_grant, user_channel
 from service.core.errors import InvalidChannel
@@ -42,12 +42,4 @@ def mint(here: Settings, user: str, topics: list[str], ttl: float) -> str:
         parse_topic_grant(topics)
     except InvalidChannel as error:
         raise typer.BadParameter(str(error)) from None
-    return mint_user_token(
-        here.jwt_secret,
-        user,
-        ttl=ttl,
-        topics=topics,
-        audience=here.jwt_audience,
-        issuer=here.jwt_issuer,
-        algorithms=here.jwt_algorithms,
-    )
+    return mint_token(here, user, topics, ttl)

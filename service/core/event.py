@@ -16,13 +16,13 @@ import re
 from datetime import UTC, datetime
 from functools import lru_cache
 from operator import itemgetter
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import msgspec
 
 from service.core.channel import parse_channel
 from service.core.errors import EventTooLarge, InvalidEvent, TooManyEvents
-from service.core.json_errors import explain_mismatch, explain_syntax
+from service.core.json_errors import read_json
 
 MAX_CHANNELS = 1000
 """Channels that one event may name."""
@@ -67,22 +67,6 @@ class _Batch(msgspec.Struct, forbid_unknown_fields=True):
 _body = msgspec.json.Decoder(_Body)
 _batch = msgspec.json.Decoder(_Batch)
 _encode_text = msgspec.json.Encoder().encode
-Decoded = TypeVar("Decoded")
-
-
-def _decode(decoder: msgspec.json.Decoder[Decoded], body: bytes) -> Decoded:
-    try:
-        # msgspec checks the syntax of raw JSON, but not its UTF-8.
-        body.decode()
-        return decoder.decode(body)
-    except UnicodeDecodeError as error:
-        raise InvalidEvent(f"Not UTF-8 (byte {error.start}).") from None
-    except msgspec.ValidationError as error:
-        raise InvalidEvent(explain_mismatch(error)) from None
-    except msgspec.DecodeError as error:
-        raise InvalidEvent(explain_syntax(error)) from None
-    except RecursionError:
-        raise InvalidEvent("Nested too deeply.") from None
 
 
 def decode_event(body: bytes, *, max_bytes: int, idempotency_key: str | None = None) -> Event:
@@ -100,7 +84,7 @@ def decode_event(body: bytes, *, max_bytes: int, idempotency_key: str | None = N
     """
     if len(body) > max_bytes:
         raise EventTooLarge(max_bytes)
-    fields = _decode(_body, body)
+    fields = read_json(_body, body, InvalidEvent)
     names = [fields.to] if isinstance(fields.to, str) else fields.to
     if not names:
         raise InvalidEvent("`to` names no channel.")
@@ -131,7 +115,7 @@ def decode_batch(body: bytes, *, max_events: int) -> list[bytes]:
         TooManyEvents: if there are more than `max_events`.
         EventTooLarge: never; each event's own size is judged by `decode_event`.
     """
-    events = _decode(_batch, body).events
+    events = read_json(_batch, body, InvalidEvent).events
     if len(events) > max_events:
         raise TooManyEvents(f"A batch has at most {max_events} events; this one has {len(events)}.")
     return [bytes(event) for event in events]

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import re
+from typing import TypeVar
 
 import msgspec
+
+from service.core.errors import InvalidInput
+
+Decoded = TypeVar("Decoded")
 
 _MISMATCH = re.compile(
     r"Expected `(?P<wanted>[^`]+)`, got `(?P<got>[^`]+)`(?: - at `(?P<at>[^`]+)`)?"
@@ -34,6 +39,28 @@ def explain_mismatch(error: msgspec.ValidationError) -> str:
 def explain_syntax(error: msgspec.DecodeError) -> str:
     """A sentence for a text that is no JSON."""
     return f"Not JSON: {str(error).removeprefix('JSON is malformed: ')}."
+
+
+def read_json(
+    decoder: msgspec.json.Decoder[Decoded], text: bytes, failure: type[InvalidInput]
+) -> Decoded:
+    """Decode what somebody sent.
+
+    Raises:
+        InvalidInput: as `failure`, with what is wrong and where.
+    """
+    try:
+        # msgspec checks the syntax of raw JSON, but not its UTF-8.
+        text.decode()
+        return decoder.decode(text)
+    except UnicodeDecodeError as error:
+        raise failure(f"Not UTF-8 (byte {error.start}).") from None
+    except msgspec.ValidationError as error:
+        raise failure(explain_mismatch(error)) from None
+    except msgspec.DecodeError as error:
+        raise failure(explain_syntax(error)) from None
+    except RecursionError:
+        raise failure("Nested too deeply.") from None
 
 
 def _kind(name: str) -> str:

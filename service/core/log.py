@@ -57,6 +57,11 @@ Piece = Entry | Gap
 """What a reader is told."""
 
 
+def count_gaps(pieces: Iterable[Piece]) -> int:
+    """How many of them are gaps; the others are events."""
+    return sum(1 for piece in pieces if isinstance(piece, Gap))
+
+
 class Reading(NamedTuple):
     """What a reader is given from a page.
 

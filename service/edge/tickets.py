@@ -11,7 +11,7 @@ import msgspec
 
 from service.core.channel import parse_topic_grant, user_channel
 from service.core.errors import EngineError, EngineUnavailable, HeraldError, InvalidInput
-from service.core.json_errors import explain_mismatch, explain_syntax
+from service.core.json_errors import read_json
 from service.core.principal import Principal
 from service.edge.answers import JSON, Answer, ProblemError, problem_of
 from service.edge.asgi import Receive, Scope, header
@@ -90,16 +90,7 @@ def _principal(body: bytes, now: float) -> Principal:
     Raises:
         InvalidInput, ProblemError
     """
-    try:
-        wish = _decoder.decode(body)
-    except UnicodeDecodeError as error:
-        raise InvalidInput(f"Not UTF-8 (byte {error.start}).") from None
-    except msgspec.ValidationError as error:
-        raise InvalidInput(explain_mismatch(error)) from None
-    except msgspec.DecodeError as error:
-        raise InvalidInput(explain_syntax(error)) from None
-    except RecursionError:
-        raise InvalidInput("Nested too deeply.") from None
+    wish = read_json(_decoder, body, InvalidInput)
     user_channel(wish.user)
     if not 1 <= wish.expires_in <= MAX_SECONDS:
         raise ProblemError(400, f"`expires_in` is a number of seconds from 1 to {MAX_SECONDS}.")

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import logging
 import random
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from service.core import messages
@@ -290,6 +291,11 @@ class Clients:
             logger.exception("a timer failed", extra={"id": connection.name})
             connection.transport.abort()
 
+    def dismiss(self, connections: Iterable[Connection]) -> None:
+        """Tell these when to come back, each another time, and close them."""
+        for connection in connections:
+            connection.dismiss(random.randrange(_RECONNECT_SPREAD_MS))
+
     async def drain(self, seconds: float) -> None:
         """Tell everyone to reconnect and close them in jittered batches, within `seconds`.
 
@@ -305,15 +311,13 @@ class Clients:
         logger.info("draining", extra={"connections": len(everyone), "seconds": seconds})
         for batch in plan_drain(len(everyone), seconds, [random.random() for _ in range(64)]):
             await asyncio.sleep(batch.delay)
-            for connection in everyone[: batch.size]:
-                connection.dismiss(random.randrange(_RECONNECT_SPREAD_MS))
+            self.dismiss(everyone[: batch.size])
             del everyone[: batch.size]
             self.stats.drained(batch.size)
             self.drain_left = len(everyone)
         # Those that were in their handshake when it began.
         while self.connections and self.loop.time() < deadline:
-            for connection in list(self.connections):
-                connection.dismiss(random.randrange(_RECONNECT_SPREAD_MS))
+            self.dismiss(list(self.connections))
             await asyncio.sleep(min(0.05, max(0.0, deadline - self.loop.time())))
         for connection in list(self.connections):
             connection.transport.abort()

@@ -19,7 +19,7 @@ from enum import Enum
 from typing import Any, Protocol
 
 from service.core.close import CloseCode
-from service.core.log import Entry, Gap
+from service.core.log import Piece
 from service.core.position import Position
 from service.core.principal import Principal
 from service.core.session import Request, Session
@@ -173,12 +173,12 @@ class Connection(asyncio.Protocol):
         """Send one message of ours: JSON text."""
         raise NotImplementedError
 
-    def deliver(self, live: LiveChannel, pieces: Sequence[Entry | Gap]) -> None:
+    def deliver(self, live: LiveChannel, pieces: Sequence[Piece]) -> None:
         """Send events and gaps of a channel that this connection alone is owed."""
         raise NotImplementedError
 
     def owe(
-        self, channel: str, pieces: Sequence[Entry | Gap], blocks: Sequence[bytes], budget: int
+        self, channel: str, pieces: Sequence[Piece], blocks: Sequence[bytes], budget: int
     ) -> bool:
         """See `Member.owe`."""
         raise NotImplementedError

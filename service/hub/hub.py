@@ -10,15 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any, NamedTuple
 
-from service.core import messages
 from service.core.close import CloseCode
 from service.core.errors import EngineError, EngineUnavailable
 from service.core.feed import Feed, Push
-from service.core.frames import text_frame
-from service.core.log import Entry, Gap, Page, Piece
+from service.core.log import Entry, Page, Piece, count_gaps
 from service.core.position import Position
 from service.hub.live import Listener, LiveChannel, Member
 from service.hub.policy import HubPolicy
@@ -282,11 +280,11 @@ class Hub:
     def _feed_streams(
         self,
         live: LiveChannel,
-        pieces: Sequence[Entry | Gap],
+        pieces: Sequence[Piece],
         too_slow: Callable[[Member], None],
     ) -> None:
         blocks = [live.block(piece) for piece in pieces]
-        events = sum(1 for piece in pieces if isinstance(piece, Entry))
+        events = len(pieces) - count_gaps(pieces)
         for stream in list(live.streams or ()):
             if stream.owe(live.name, pieces, blocks, self.policy.send_queue_bytes):
                 self.stats.deliveries += events
@@ -353,8 +351,8 @@ class Hub:
         before = feed.position
         caught = feed.caught_up(since, page)
         if caught.pieces and (live.members or live.streams):
-            frames, gaps = frames_of(live, caught.pieces)
-            self.stats.gaps += gaps * (len(live.members) + len(live.streams or ()))
+            everyone = len(live.members) + len(live.streams or ())
+            self.stats.gaps += count_gaps(caught.pieces) * everyone
 
             def by_itself(member: Member) -> None:
                 # A large piece after an outage is nobody's slowness.
@@ -362,8 +360,9 @@ class Hub:
                 self.demote(member, live, before)
 
             if live.members:
-                self._write(live, frames, by_itself)
-            self._feed_streams(live, caught.pieces, by_itself)
+                self._write(live, [live.frame(piece) for piece in caught.pieces], by_itself)
+            if live.streams:
+                self._feed_streams(live, caught.pieces, by_itself)
         return caught.again
 
     async def audit(self) -> None:
@@ -413,19 +412,6 @@ class Hub:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-
-
-def frames_of(live: LiveChannel, pieces: Iterable[Piece]) -> tuple[list[bytes], int]:
-    """The wire frames of events and gaps, and how many of them are gaps."""
-    frames: list[bytes] = []
-    gaps = 0
-    for piece in pieces:
-        if isinstance(piece, Gap):
-            gaps += 1
-            frames.append(text_frame(messages.gap(live.name, *piece)))
-        else:
-            frames.append(live.frame(piece))
-    return frames, gaps
 
 
 def _retrieve(task: asyncio.Future[Page]) -> None:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from service.core.close import CloseCode
 from service.core.errors import EngineError, EngineUnavailable
 from service.core.feed import Feed
-from service.core.log import Gap, Page, assess, read_on, weigh
+from service.core.log import Gap, Page, assess, count_gaps, read_on, weigh
 from service.core.position import BEGINNING, Position
 from service.hub.hub import Hub
 from service.hub.live import LiveChannel, Member, Replays
@@ -221,7 +221,7 @@ class Joining:
             return at
         reading = read_on(at, page, until)
         if reading.pieces:
-            gaps = sum(1 for piece in reading.pieces if isinstance(piece, Gap))
+            gaps = count_gaps(reading.pieces)
             self._hub.stats.gaps += gaps
             self._hub.stats.events_replayed += len(reading.pieces) - gaps
             self._hub.stats.deliveries += len(reading.pieces) - gaps

@@ -12,7 +12,7 @@ from service.core import messages, sse
 from service.core.close import CloseCode
 from service.core.feed import Feed
 from service.core.frames import text_frame
-from service.core.log import Entry, Gap, Page
+from service.core.log import Entry, Gap, Page, Piece
 from service.core.position import Position
 
 
@@ -72,11 +72,11 @@ class Member(Protocol):
     def send(self, payload: bytes) -> None:
         """Send one message."""
 
-    def deliver(self, live: LiveChannel, pieces: Sequence[Entry | Gap]) -> None:
+    def deliver(self, live: LiveChannel, pieces: Sequence[Piece]) -> None:
         """Send events and gaps of a channel that this connection alone is owed."""
 
     def owe(
-        self, channel: str, pieces: Sequence[Entry | Gap], blocks: Sequence[bytes], budget: int
+        self, channel: str, pieces: Sequence[Piece], blocks: Sequence[bytes], budget: int
     ) -> bool:
         """A stream's, see `EventStream.owe`; WebSockets are written to by `hub.writing`."""
 
@@ -169,20 +169,17 @@ class LiveChannel:
         members = islice(chain(self.members, self.streams or ()), most)
         return [member.describe(self.name) for member in members]
 
-    def frame(self, entry: Entry) -> bytes:
-        """The wire frame of an event."""
-        return text_frame(
-            b'%b%b",%b'
-            % (
-                messages.event_prefix(self.name),
-                str(entry.position).encode(),
-                entry.fragment,
-            )
-        )
-
-    def block(self, piece: Entry | Gap) -> bytes:
-        """The same as a server-sent event, without its id; of a gap as well."""
+    def message(self, piece: Piece) -> bytes:
+        """What is said of an event or a gap: JSON text."""
         if isinstance(piece, Gap):
-            return sse.message(messages.gap(self.name, *piece))
+            return messages.gap(self.name, *piece)
         prefix, position = messages.event_prefix(self.name), str(piece.position).encode()
-        return sse.message(b'%b%b",%b' % (prefix, position, piece.fragment))
+        return b'%b%b",%b' % (prefix, position, piece.fragment)
+
+    def frame(self, piece: Piece) -> bytes:
+        """Its wire frame."""
+        return text_frame(self.message(piece))
+
+    def block(self, piece: Piece) -> bytes:
+        """The same as a server-sent event, without its id."""
+        return sse.message(self.message(piece))

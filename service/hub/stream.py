@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from service.core import messages, sse
 from service.core.close import CloseCode
 from service.core.heartbeat import ping_due
-from service.core.log import Entry, Gap
+from service.core.log import Gap, Piece
 from service.core.outbox import overflows
 from service.core.position import Position
 from service.core.session import Session
@@ -72,12 +72,12 @@ class EventStream(Connection):
         """See `Connection.welcome`; with the id of where the stream begins."""
         self.write(self._bookmark.id() + sse.message(payload))
 
-    def deliver(self, live: LiveChannel, pieces: Sequence[Entry | Gap]) -> None:
+    def deliver(self, live: LiveChannel, pieces: Sequence[Piece]) -> None:
         """See `Connection.deliver`."""
         self.write(self._text(live.name, pieces, [live.block(piece) for piece in pieces]))
 
     def owe(
-        self, channel: str, pieces: Sequence[Entry | Gap], blocks: Sequence[bytes], budget: int
+        self, channel: str, pieces: Sequence[Piece], blocks: Sequence[bytes], budget: int
     ) -> bool:
         """Send what all members of a channel get; False where over `budget` bytes would wait.
 
@@ -92,7 +92,7 @@ class EventStream(Connection):
         self.write(data)
         return True
 
-    def _text(self, channel: str, pieces: Sequence[Entry | Gap], blocks: Sequence[bytes]) -> bytes:
+    def _text(self, channel: str, pieces: Sequence[Piece], blocks: Sequence[bytes]) -> bytes:
         text: list[bytes] = []
         for piece, block in zip(pieces, blocks, strict=True):
             self._bookmark.move(channel, piece.to if isinstance(piece, Gap) else piece.position)

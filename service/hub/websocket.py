@@ -25,7 +25,7 @@ from service.core.frames import (
     text_frame,
 )
 from service.core.heartbeat import Beat, check_pulse, ping_due
-from service.core.log import Entry, Gap
+from service.core.log import Piece
 from service.core.position import Position
 from service.core.principal import Principal
 from service.core.session import (
@@ -42,7 +42,6 @@ from service.core.session import (
     State,
 )
 from service.hub.connection import Connection, Ending, Host
-from service.hub.hub import frames_of
 from service.hub.live import LiveChannel
 from service.hub.outstanding import outstanding
 
@@ -242,9 +241,9 @@ class WebSocket(Connection):
         """See `Connection.send`."""
         self.write(text_frame(payload))
 
-    def deliver(self, live: LiveChannel, pieces: Sequence[Entry | Gap]) -> None:
+    def deliver(self, live: LiveChannel, pieces: Sequence[Piece]) -> None:
         """See `Connection.deliver`."""
-        self.write(b"".join(frames_of(live, pieces)[0]))
+        self.write(b"".join([live.frame(piece) for piece in pieces]))
 
     def answer(self, payload: bytes) -> None:
         """See `Connection.answer`."""

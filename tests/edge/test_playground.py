@@ -369,6 +369,7 @@ async def test_token_that_is_to_expire_soon_does(start_dev: Callable[..., Dev], 
         b"{",
         b"[" * 5000,
         b"\xff",
+        b'{"user":"\xff"}',
     ],
 )
 def test_token_for_nobody_is_not_made(dev: Dev, body: Any) -> None:

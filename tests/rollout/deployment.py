@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from tests.harness.process import Herald
@@ -125,7 +125,7 @@ class Deployment:
 
 
 @contextlib.asynccontextmanager
-async def sampled(sample: Callable[[], None], seconds: float):  # type: ignore[no-untyped-def]
+async def sampled(sample: Callable[[], None], seconds: float) -> AsyncIterator[None]:
     """Look every so often for as long as this lasts."""
 
     async def go_on() -> None:

@@ -6,7 +6,6 @@ Each is a POST of a JSON object that is answered with one (docs/playground.md).
 from __future__ import annotations
 
 import logging
-import random
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ import msgspec
 from service import __version__
 from service.core.channel import parse_topic_grant, user_channel
 from service.core.errors import HeraldError, InvalidInput
-from service.core.json_errors import explain_mismatch, explain_syntax
+from service.core.json_errors import read_json
 from service.edge.answers import JSON, Answer, ProblemError, problem_of
 from service.edge.asgi import Receive
 from service.edge.body import body_chunks, read_body
@@ -30,9 +29,6 @@ _MAX_BYTES = 16 * 1024
 """Of a request's body."""
 _BODY_TIMEOUT = 10.0
 _MOST_TTL = 7 * 86400
-_RECONNECT_SPREAD_MS = 1000
-"""As in a real drain."""
-
 _encode = msgspec.json.Encoder().encode
 
 Mint = Callable[[str, Iterable[str], float], str]
@@ -103,7 +99,7 @@ class Deeds:
             try:
                 chunks = body_chunks(receive, _BODY_TIMEOUT, self._clients.stats)
                 body = await read_body(chunks, _MAX_BYTES)
-                told = deed(_decode(body, form))
+                told = deed(read_json(msgspec.json.Decoder(form), body, InvalidInput))
             except HeraldError as error:
                 return problem_of(error).answer()
             return Answer(200, JSON, _encode(told), ((b"cache-control", b"no-store"),))
@@ -141,8 +137,7 @@ class Deeds:
     def _drain(self, wish: _Nothing) -> dict[str, Any]:
         everyone = [one for one in self._clients.connections if not one.closing]
         logger.info("the playground dismisses everyone", extra={"connections": len(everyone)})
-        for connection in everyone:
-            connection.dismiss(random.randrange(_RECONNECT_SPREAD_MS))
+        self._clients.dismiss(everyone)
         return {"dismissed": len(everyone)}
 
 
@@ -156,15 +151,3 @@ def _describe(connection: Connection) -> dict[str, Any]:
         "waiting": connection.transport.get_write_buffer_size(),
         "closing": connection.closing,
     }
-
-
-def _decode(body: bytes, form: type) -> Any:
-    """Raises InvalidInput."""
-    try:
-        return msgspec.json.decode(body, type=form)
-    except msgspec.ValidationError as error:
-        raise InvalidInput(explain_mismatch(error)) from None
-    except msgspec.DecodeError as error:
-        raise InvalidInput(explain_syntax(error)) from None
-    except RecursionError:
-        raise InvalidInput("Nested too deeply.") from None
