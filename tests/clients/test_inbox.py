@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 import threading
 from collections import deque
@@ -69,7 +70,12 @@ def test_neither_side_waits_for_ever(limit: int) -> None:
 
     async def write() -> None:
         loop, room = asyncio.get_running_loop(), asyncio.Event()
-        inbox.wake_writer = lambda: loop.call_soon_threadsafe(room.set) and None
+
+        def wake() -> None:
+            with contextlib.suppress(RuntimeError):  # the writer has ended, and its loop is closed
+                loop.call_soon_threadsafe(room.set)
+
+        inbox.wake_writer = wake
         for number in range(COUNT):
             while inbox.is_full:
                 room.clear()

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -22,14 +23,21 @@ from websockets.exceptions import ConnectionClosed
 
 SECRET = "a secret of at least thirty-two bytes, for tests"
 KEY = "an-api-key-for-tests"
+_LOWEST_PORT = 10_000
 PATIENCE = 30.0
 """Seconds: generous, because the machine may be busy; a condition that holds returns at once."""
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody listens on, and that no outgoing connection is given meanwhile.
+
+    The kernel gives those from 32768 on (`ip_local_port_range`).
+    """
+    while True:
+        port = _LOWEST_PORT + secrets.randbelow(32768 - _LOWEST_PORT)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def clean_environment(**settings: str) -> dict[str, str]:
