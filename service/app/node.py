@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import resource
 import secrets
@@ -37,6 +36,7 @@ from service.hub.clients import Clients
 from service.hub.hub import Hub
 from service.hub.policy import HubPolicy
 from service.settings import Settings, SettingsError
+from service.supervision import supervise
 from service.telemetry.metrics import Gauge, Metrics
 from service.telemetry.workers import Exposition
 
@@ -44,8 +44,6 @@ logger = logging.getLogger("herald.node")
 
 _RESERVED_FILES = 128
 """Open files kept for the engine, logs and HTTP requests."""
-_PAUSE_SECONDS = 0.5
-"""Before what must never end begins again."""
 
 
 class Place(NamedTuple):
@@ -162,21 +160,21 @@ class Node:
         await self._exposition.start()
         loop = asyncio.get_running_loop()
         self._tasks = [
-            loop.create_task(self._go_on("heartbeat", self.clients.beat)),
-            loop.create_task(self._go_on("audit", self.hub.audit)),
-            loop.create_task(self._go_on("garbage", tend_garbage)),
+            loop.create_task(self._supervise("heartbeat", self.clients.beat)),
+            loop.create_task(self._supervise("audit", self.hub.audit)),
+            loop.create_task(self._supervise("garbage", tend_garbage)),
         ]
 
-    async def _go_on(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Do what must never end, and begin again where it failed, for want of memory as a rule."""
-        while True:
-            with contextlib.suppress(Exception):  # then logging it may fail as well
-                try:
-                    await work()
-                except Exception:
-                    self._metrics.task_failed(name)
-                    logger.exception("a task failed; it begins again", extra={"task": name})
-            await asyncio.sleep(_PAUSE_SECONDS)
+    async def _supervise(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        def failed(error: Exception) -> None:
+            self.task_failed(name)
+            logger.error("a task failed; it begins again", exc_info=error, extra={"task": name})
+
+        await supervise(work, failed)
+
+    def task_failed(self, name: str) -> None:
+        """Something that must never end failed, and begins again; for the metrics."""
+        self._metrics.task_failed(name)
 
     async def drain(self) -> None:
         """Move the clients away."""

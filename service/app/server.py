@@ -13,8 +13,10 @@ from typing import Any, NamedTuple, cast
 
 import uvicorn
 
+from service.app.listener import Listener
 from service.app.node import Face, Node, Place
 from service.settings import Settings, SettingsError
+from service.supervision import on_loop_error, supervise
 
 logger = logging.getLogger("herald.node")
 
@@ -101,32 +103,54 @@ def _no_port(host: str, port: int, name: str, error: OSError) -> SettingsError:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, but the signals are ours: the drain comes before its shutdown."""
+    """uvicorn, but the listening and the signals are ours: the drain comes before its shutdown."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(
+        self, config: uvicorn.Config, sock: socket.socket, failed: Callable[[str], None]
+    ) -> None:
         super().__init__(config)
         self._told = asyncio.Event()
+        self._failed = failed
+        self._listener = Listener(sock, _BACKLOG, self._protocol, lambda: failed("accept"))
 
     def end(self) -> None:
         """Shut down, gracefully."""
         self.should_exit = True
         self._told.set()
 
+    def _protocol(self) -> asyncio.Protocol:
+        make = cast("Callable[..., asyncio.Protocol]", self.config.http_protocol_class)
+        return make(
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen."""
+        await self._listener.listen()
+        self.servers = cast("list[asyncio.Server]", [self._listener])  # to be closed
+        self.started = True
+
     async def main_loop(self) -> None:
         """Uvicorn's looks ten times a second whether it is to end; this one is told."""
-        tenths = 0
-        while not await self.on_tick(tenths):
+        await supervise(self._tick, self._tick_failed)
+
+    async def _tick(self) -> None:
+        while not await self.on_tick(0):  # sets the date of the answers
+            await self._listener.look()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1.0):
                     await self._told.wait()
-            tenths += 10
+
+    def _tick_failed(self, error: Exception) -> None:
+        self._failed("accept")
+        logger.error("looking after the port failed; it goes on", exc_info=error)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
 
-def _server(face: Face) -> _Server:
+def _server(face: Face, sock: socket.socket, failed: Callable[[str], None]) -> _Server:
     config = uvicorn.Config(
         face.app,
         http=cast("type[asyncio.Protocol]", face.protocol),
@@ -136,11 +160,10 @@ def _server(face: Face) -> _Server:
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        backlog=_BACKLOG,
         timeout_keep_alive=_KEEP_ALIVE,
         timeout_graceful_shutdown=_IN_FLIGHT_SECONDS,
     )
-    return _Server(config)
+    return _Server(config, sock, failed)
 
 
 async def serve(
@@ -158,6 +181,7 @@ async def serve(
         SettingsError: before anything is started.
     """
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(on_loop_error)
     stop = asyncio.Event()
     hurry = asyncio.Event()
 
@@ -179,9 +203,9 @@ async def serve(
     _listen(sockets.client, settings.host, "HERALD_PORT")
     if sockets.api is not None:
         _listen(sockets.api, settings.host, "HERALD_API_PORT")
-    servers = [(_server(node.client_face), sockets.client)]
+    servers = [(_server(node.client_face, sockets.client, node.task_failed), sockets.client)]
     if node.api_face is not None and sockets.api is not None:
-        servers.append((_server(node.api_face), sockets.api))
+        servers.append((_server(node.api_face, sockets.api, node.task_failed), sockets.api))
     running = [loop.create_task(server.serve(sockets=[sock])) for server, sock in servers]
     while not all(server.started for server, _ in servers):
         await asyncio.sleep(0.005)

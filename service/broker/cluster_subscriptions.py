@@ -18,6 +18,7 @@ from service.broker.subscriber import Subscriber
 from service.broker.topology import slot_of
 from service.core.log import Entry
 from service.ports import PushedHandler, RestoredHandler
+from service.supervision import supervise
 
 logger = logging.getLogger("herald.engine")
 
@@ -121,17 +122,19 @@ class ClusterSubscriptions:
         """See `Strays`. It may be a probe, for which reading the map anew is all."""
         self._strays[channel] = subscriber
         if self._moving is None or self._moving.done():
-            self._moving = self._loop.create_task(self._move_strays())
+            self._moving = self._loop.create_task(supervise(self._move_strays, _moving_failed))
 
     async def _move_strays(self) -> None:
         pause, longest = _PAUSES
         while self._strays:
             await self._renew(_RENEW_PATIENCE)
-            strays, self._strays = self._strays, {}
-            logger.info("channels are subscribed elsewhere", extra={"channels": len(strays)})
-            for channel, place in strays.items():
+            channels = list(self._strays)
+            logger.info("channels are subscribed elsewhere", extra={"channels": len(channels)})
+            for channel in channels:
+                place = self._strays[channel]
                 if self._places.get(channel) is place:
                     self._move(channel, place)
+                del self._strays[channel]
             await asyncio.sleep(pause)
             pause = min(2 * pause, longest)
 
@@ -143,6 +146,10 @@ class ClusterSubscriptions:
         confirmed = place.take(channel)
         self._places[channel] = target = self._place(channel)
         target.adopt(channel, confirmed)
+
+
+def _moving_failed(error: Exception) -> None:
+    logger.error("channels could not be subscribed elsewhere", exc_info=error)
 
 
 def _nobody(channel: str, entry: Entry, accepted: int) -> None:

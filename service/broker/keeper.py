@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 from collections.abc import Awaitable, Callable
@@ -12,11 +11,9 @@ from service.broker.endpoint import Locate
 from service.broker.link import Link, PushHandler, RefusalHandler, open_link
 from service.core.backoff import full_jitter
 from service.core.errors import EngineUnavailable
+from service.supervision import supervise
 
 logger = logging.getLogger("herald.engine")
-
-_PAUSE_SECONDS = 0.5
-"""After a failure that is not the engine's."""
 
 
 class LinkKeeper:
@@ -78,17 +75,12 @@ class LinkKeeper:
 
     async def run(self) -> None:
         """Keep a link open until cancelled, whatever fails: nobody else takes a new one."""
-        while True:
-            # Without memory even the line that says so may fail.
-            with contextlib.suppress(Exception):
-                try:
-                    await self._keep()
-                except Exception as error:
-                    self.trouble = f"its keeper failed: {type(error).__name__}"
-                    self._give_up()
-                    logger.exception("a link's keeper failed", extra={"link": self.name})
-            with contextlib.suppress(Exception):
-                await asyncio.sleep(_PAUSE_SECONDS)
+        await supervise(self._keep, self._keeping_failed)
+
+    def _keeping_failed(self, error: Exception) -> None:
+        self._give_up()
+        self.trouble = f"its keeper failed: {type(error).__name__}"
+        logger.error("a link's keeper failed", exc_info=error, extra={"link": self.name})
 
     async def _keep(self) -> None:
         attempt = 0

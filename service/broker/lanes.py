@@ -130,8 +130,8 @@ class Lanes:
 
     def _work_on(self, lane: _Lane) -> None:
         if not lane.in_flight and not lane.working and (lane.refused or lane.waiting):
-            lane.working = True
             task = self._loop.create_task(self._work(lane))
+            lane.working = True
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 

@@ -20,6 +20,7 @@ import hiredis
 
 from service.broker.endpoint import Endpoint
 from service.core.errors import EngineError, EngineUnavailable
+from service.supervision import fail_stop
 
 PushHandler = Callable[[list[Any]], None]
 
@@ -109,11 +110,14 @@ class Link(asyncio.Protocol):
                     continue
                 if waiting.done():
                     continue
-                if isinstance(reply, hiredis.HiredisError):
-                    if not self._is_put_off(waiting, packed, str(reply)):
+                try:
+                    if not isinstance(reply, hiredis.HiredisError):
+                        waiting.set_result(reply)
+                    elif not self._is_put_off(waiting, packed, str(reply)):
                         waiting.set_exception(EngineError(str(reply)))
-                else:
-                    waiting.set_result(reply)
+                except MemoryError:
+                    # Who waits for it may never be woken.
+                    fail_stop(b"herald: out of memory at an engine's answer; ending\n")
         except (hiredis.ProtocolError, IndexError):
             self.abort()
         if self._refused_calls and not pending:
@@ -152,14 +156,12 @@ class Link(asyncio.Protocol):
             future.set_exception(EngineUnavailable(self.loss))
             return future
         packed = _pack(command)
-        self.in_flight_bytes += len(packed)
+        bytes_then = self.in_flight_bytes + len(packed)
         if self._refused_calls:
             self._held.append((future, packed))
-            return future
-        self._pending.append((future, self._loop.time(), packed))
-        if not self._outgoing:
-            self._loop.call_soon(self._flush)
-        self._outgoing.append(packed)
+        else:
+            self._enqueue(future, packed)
+        self.in_flight_bytes = bytes_then
         return future
 
     async def learn(self, scripts: Sequence[bytes]) -> None:
@@ -180,12 +182,9 @@ class Link(asyncio.Protocol):
         if self._transport is None:
             return
         parting = command == "SUNSUBSCRIBE"
-        self._pending.append((_Subscription(channels, parting), self._loop.time(), b""))
-        if not self._outgoing:
-            self._loop.call_soon(self._flush)
-        self._outgoing.append(_pack((command, *channels)))
-        if parting:
-            self._outgoing.append(_PING)
+        packed = _pack((command, *channels))
+        waiting = _Subscription(channels, parting)
+        self._enqueue(waiting, packed + _PING if parting else packed, counted=b"")
 
     def waiting_since(self) -> float | None:
         """When the oldest command without an answer was sent (loop time), or None."""
@@ -201,6 +200,23 @@ class Link(asyncio.Protocol):
         """A sentence on why the connection is gone."""
         return "The engine's connection was lost." + self._fault
 
+    def _enqueue(
+        self,
+        waiting: asyncio.Future[Any] | _Subscription,
+        packed: bytes,
+        counted: bytes | None = None,
+    ) -> None:
+        """Send at the end of this turn. `counted`: what `in_flight_bytes` has of it, if not all."""
+        if not self._outgoing:
+            self._loop.call_soon(self._flush)
+        self._outgoing.append(packed)
+        try:
+            entry = (waiting, self._loop.time(), packed if counted is None else counted)
+            self._pending.append(entry)
+        except MemoryError:
+            self._outgoing.pop()  # answers belong to whoever is next in line
+            raise
+
     def _is_put_off(self, future: asyncio.Future[Any], packed: bytes, error: str) -> bool:
         """Whether a command that was refused is sent again, for it was for want of its script."""
         if not (self._loads and error.startswith("NOSCRIPT")) or future in self._repeated:
@@ -212,17 +228,14 @@ class Link(asyncio.Protocol):
     def _repeat(self) -> None:
         calls = [*self._refused_calls, *self._held]
         self._repeated = {future for future, _ in self._refused_calls}
-        self._refused_calls.clear()
-        self._held.clear()
         for load in self._loads:
             loaded: asyncio.Future[Any] = self._loop.create_future()
             loaded.add_done_callback(asyncio.Future.exception)  # shows in the calls behind it
-            self._pending.append((loaded, self._loop.time(), b""))
-            self._outgoing.append(load)
+            self._enqueue(loaded, load, counted=b"")
         for future, packed in calls:
-            self._pending.append((future, self._loop.time(), packed))
-            self._outgoing.append(packed)
-        self._loop.call_soon(self._flush)
+            self._enqueue(future, packed)
+        self._refused_calls.clear()
+        self._held.clear()
 
     def _confirmed(self) -> None:
         # Answers come in order, so the subscription that is confirmed is the oldest in wait.
@@ -237,7 +250,11 @@ class Link(asyncio.Protocol):
 
     def _flush(self) -> None:
         if self._transport is not None and self._outgoing:
-            self._transport.write(b"".join(self._outgoing))
+            try:
+                self._transport.write(b"".join(self._outgoing))
+            except MemoryError:
+                self._fault = " There was no memory to send a command."
+                self.abort()
         self._outgoing.clear()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable
 
@@ -16,6 +15,7 @@ from service.broker.link import Link, is_primary
 from service.broker.subscriber import ELSEWHERE, Strays, Subscriber
 from service.broker.topology import Address
 from service.core.errors import EngineError, EngineUnavailable
+from service.supervision import supervise
 
 logger = logging.getLogger("herald.engine")
 
@@ -78,7 +78,8 @@ class Shard:
         """Begin to connect."""
         for keeper in self._keepers:
             self._tasks.append(self._loop.create_task(keeper.run(), name=f"engine-{keeper.name}"))
-        self._tasks.append(self._loop.create_task(self._probe(), name="engine-probe"))
+        probing = supervise(self._probe, _probing_failed, _PROBE_INTERVAL)
+        self._tasks.append(self._loop.create_task(probing, name="engine-probe"))
 
     async def close(self) -> None:
         """Drop the links."""
@@ -133,16 +134,6 @@ class Shard:
         return f"no probe came back through the subscription{self._of} {since}{reason}"
 
     async def _probe(self) -> None:
-        """Probe for ever, whatever happens."""
-        while True:
-            with contextlib.suppress(Exception):  # without memory, logging it may fail as well
-                try:
-                    await self._probe_on()
-                except Exception:
-                    logger.exception("the probe failed")
-            await asyncio.sleep(_PROBE_INTERVAL)
-
-    async def _probe_on(self) -> None:
         """Publish to ourselves every second; a subscription that is deaf is given up."""
         connected_since: float | None = None
         while True:
@@ -199,6 +190,10 @@ class Shard:
                 self._replicas = len(role[2])
             elif link is keeper.link:
                 keeper.drop("the engine is a replica now")
+
+
+def _probing_failed(error: Exception) -> None:
+    logger.error("the probe failed", exc_info=error)
 
 
 async def _prepare_to_wait(link: Link) -> None:

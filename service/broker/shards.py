@@ -31,6 +31,7 @@ from service.broker.topology import (
     uncovered,
 )
 from service.core.errors import EngineError, EngineUnavailable
+from service.supervision import supervise
 
 logger = logging.getLogger("herald.engine")
 
@@ -110,7 +111,7 @@ class Shards:
 
     def start(self) -> None:
         """Begin to look for the Cluster."""
-        self._spawn(self._run())
+        self._spawn(supervise(self._run, _map_failed, _TROUBLED_SECONDS))
 
     async def close(self) -> None:
         """Drop all links."""
@@ -239,10 +240,9 @@ class Shards:
             self._wish.clear()
             try:
                 await self._refresh(hints)
-            except Exception:
-                logger.exception("the map of the Cluster could not be read")
-            if asked is not None:
-                asked.set_result(None)
+            finally:
+                if asked is not None:
+                    asked.set_result(None)
             pause = _RENEW_SECONDS * (0.5 + random.random())
             try:
                 async with asyncio.timeout(_TROUBLED_SECONDS if self.trouble() else pause):
@@ -347,6 +347,10 @@ class Shards:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _map_failed(error: Exception) -> None:
+    logger.error("the map of the Cluster could not be read", exc_info=error)
 
 
 def _at(seeds: Seeds, address: Address) -> Locate:

@@ -8,6 +8,7 @@ on when that comes round, so the horizon limits nothing. Items remember their sl
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Generic, Protocol, TypeVar
 
 
@@ -29,6 +30,9 @@ class Wheel(Generic[T]):
         self._slots: list[set[T]] = [set() for _ in range(slots)]
         self._origin = now
         self._turned = 0  # ticks done since the origin
+        # Out of their slots, and not dealt with yet.
+        self._late: deque[T] = deque()
+        self._early: list[T] = []
 
     def __len__(self) -> int:
         return sum(len(slot) for slot in self._slots)
@@ -53,24 +57,29 @@ class Wheel(Generic[T]):
             self._slots[item.slot].discard(item)
             item.slot = -1
 
-    def advance(self, now: float) -> list[T]:
-        """Turn the wheel up to `now` and give back what is due; each such timer is gone."""
+    def advance(self, now: float) -> deque[T]:
+        """Turn the wheel up to `now` and give back what is due; each such timer is gone.
+
+        The queue is the wheel's own, so that nothing is forgotten where it cannot be dealt with at
+        once: take from its left, what is left there is due still. An item in it may have been
+        cancelled or have a new timer meanwhile. And where a turn fails for want of memory, the next
+        one does what that one left; an item may then be in the queue twice.
+        """
         target = int((now - self._origin) // self._tick)
-        due: list[T] = []
         size = len(self._slots)
         last = min(target, self._turned + size)  # after a long stall, one whole turn is enough
+        late, early = self._late, self._early
         for ticks in range(self._turned + 1, last + 1):
             index = ticks % size
-            # Replaced even where it is empty: a set keeps the table of its largest time.
-            slot, self._slots[index] = self._slots[index], set()
-            for item in slot:
+            for item in self._slots[index]:
                 item.slot = -1
-            due.extend(slot)
+                (late if item.due <= now else early).append(item)
+            # A new one even where it is empty: a set keeps the table of its largest time.
+            self._slots[index] = set()
+            self._turned = ticks
         self._turned = max(self._turned, target)
-        late: list[T] = []
-        for item in due:
-            if item.due <= now:
-                late.append(item)
-            else:
-                self.schedule(item, item.due)  # was beyond the horizon
+        while early:  # they were beyond the horizon
+            if early[-1].slot < 0:
+                self.schedule(early[-1], early[-1].due)
+            early.pop()
         return late

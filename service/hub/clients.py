@@ -275,21 +275,22 @@ class Clients:
             now = self.loop.time()
             self.stats.loop_was_late(now - expected)
             due = self.wheel.advance(now)
-            for first in range(0, len(due), _BEATS_PER_TURN):
-                if first:
-                    await asyncio.sleep(0)
-                    now = self.loop.time()
-                for connection in due[first : first + _BEATS_PER_TURN]:
+            while due:
+                for _ in range(min(len(due), _BEATS_PER_TURN)):
+                    connection = due.popleft()
                     # While others had their turn it may have gone, or have been given a new timer.
                     if connection.slot < 0 and connection in self.connections:
                         self._wake(connection, now)
+                if due:
+                    await asyncio.sleep(0)
+                    now = self.loop.time()
 
     def _wake(self, connection: Connection, now: float) -> None:
         try:
             connection.wake(now)
         except Exception:
+            connection.break_off()
             logger.exception("a timer failed", extra={"id": connection.name})
-            connection.transport.abort()
 
     def dismiss(self, connections: Iterable[Connection]) -> None:
         """Tell these when to come back, each another time, and close them."""

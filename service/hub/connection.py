@@ -30,6 +30,7 @@ from service.hub.outstanding import outstanding
 from service.hub.policy import HubPolicy
 from service.hub.writing import BEHIND, descriptor
 from service.ports import Instrumentation
+from service.supervision import fail_stop
 
 logger = logging.getLogger("herald.connection")
 
@@ -239,8 +240,8 @@ class Connection(asyncio.Protocol):
             if not self._tasks:
                 self._tasks = None
         if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("a replay broke off", exc_info=error, extra={"id": self.name})
             self.close(CloseCode.INTERNAL_ERROR, "internal error")
+            logger.error("a replay broke off", exc_info=error, extra={"id": self.name})
 
     # Time
 
@@ -291,9 +292,20 @@ class Connection(asyncio.Protocol):
             return
         self.closing = code
         self._forget()
-        self._say_goodbye(code, reason, ending)
-        now = self._host.loop.time()
-        self._host.wheel.schedule(self, now + self._host.policy.close_timeout)
+        try:
+            self._say_goodbye(code, reason, ending)
+            now = self._host.loop.time()
+            self._host.wheel.schedule(self, now + self._host.policy.close_timeout)
+        except MemoryError:
+            self.transport.abort()
+        self._wake_waiter()
+
+    def break_off(self) -> None:
+        """See `Member.break_off`."""
+        if not self.closing:
+            self.closing = CloseCode.INTERNAL_ERROR
+            self._forget()
+        self.transport.abort()
         self._wake_waiter()
 
     def _say_goodbye(self, code: CloseCode, reason: str, ending: Ending) -> None:
@@ -307,6 +319,13 @@ class Connection(asyncio.Protocol):
 
     def _forget(self) -> None:
         """Nothing is delivered from here on; the memory is free once the socket is closed."""
+        try:
+            self._leave_all()
+        except MemoryError:
+            # Its descriptor might be written to when it is somebody else's.
+            fail_stop(b"herald: out of memory, and no way to forget a connection; ending\n")
+
+    def _leave_all(self) -> None:
         channels = self.session.channels
         for channel in channels.union(self.replays.tasks if self.replays is not None else ()):
             self._leave(channel)

@@ -3,13 +3,19 @@
 One event's way: `_pushed` finds the channel (one look-up), its feed judges the position (once), the
 frame is built (once) and put with what the channel's members are owed this turn; `_flush` writes it
 to each of them. Whatever does not fit is read from the log by `_heal`.
+
+A feed's position says what its members have. Where something fails between the one and the other,
+for want of memory say, the members are broken off (`_break_off`): they come again, and from where
+they stand.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any, NamedTuple
 
@@ -22,6 +28,7 @@ from service.hub.live import Listener, LiveChannel, Member
 from service.hub.policy import HubPolicy
 from service.hub.writing import Writer
 from service.ports import EventLog, Instrumentation, Subscriptions
+from service.supervision import fail_stop
 
 logger = logging.getLogger("herald.hub")
 
@@ -62,7 +69,7 @@ class Hub:
         self.stats = stats
         self.writer = Writer()
         self._channels: dict[str, LiveChannel] = {}
-        self._dirty: list[LiveChannel] = []
+        self._dirty: deque[LiveChannel] = deque()
         self._reads = asyncio.Semaphore(policy.reads_in_flight)
         self._tasks: set[asyncio.Task[None]] = set()
         self.demote: Callable[[Member, LiveChannel, Position], None] = _refuse_to_demote
@@ -148,8 +155,8 @@ class Hub:
         if live.holds == 0:
             if live.opening is not None:
                 live.opening.cancel()
-            self._subscriptions.unsubscribe(live.name)
             del self._channels[live.name]
+            self._subscriptions.unsubscribe(live.name)
 
     def admit(self, live: LiveChannel, connection: Member) -> None:
         """Make a holder a member: it has exactly what the feed's position says."""
@@ -214,6 +221,13 @@ class Hub:
         live = self._channels.get(channel)
         if live is None:
             return  # given up a moment ago
+        try:
+            self._take(live, entry, accepted)
+        except Exception:
+            live.stale = live.feed is None
+            self._break_off(live)
+
+    def _take(self, live: LiveChannel, entry: Entry, accepted: int) -> None:
         feed = live.feed
         if feed is None:
             if live.early is None:
@@ -245,12 +259,18 @@ class Hub:
 
     def _flush(self) -> None:
         """The end of the turn: write to every member what its channels owe it."""
-        dirty, self._dirty = self._dirty, []
-        for live in dirty:
+        while self._dirty:
+            live = self._dirty.popleft()
             if live.fresh is not None:
                 self._flush_channel(live)
 
     def _flush_channel(self, live: LiveChannel) -> None:
+        try:
+            self._write_fresh(live)
+        except Exception:
+            self._break_off(live)
+
+    def _write_fresh(self, live: LiveChannel) -> None:
         frames, entries, accepted = live.fresh, live.entries, live.accepted
         live.fresh = live.entries = live.accepted = None
         if not frames or not accepted or not (live.members or live.streams):
@@ -294,6 +314,17 @@ class Hub:
     def _cut_off(self, connection: Member) -> None:
         connection.close(CloseCode.SLOW_CONSUMER, "reads too slowly")
 
+    def _break_off(self, live: LiveChannel) -> None:
+        """In an `except` block: what the members are owed is lost, so nothing may follow it."""
+        try:
+            live.fresh = live.entries = live.accepted = None
+            for member in [*live.members, *(live.streams or ())]:
+                member.break_off()
+        except MemoryError:
+            fail_stop(b"herald: out of memory, and no way to break connections off; ending\n")
+        with contextlib.suppress(MemoryError):
+            logger.exception("events could not be passed on; their connections are broken off")
+
     # Mending
 
     def heal_all(self, channels: Collection[str]) -> None:
@@ -311,9 +342,9 @@ class Hub:
     def heal(self, live: LiveChannel) -> None:
         """Pushes of this channel are missing: read them from the log."""
         if not live.healing:
+            self._spawn(self._heal(live))
             live.healing = True
             self.stats.heals += 1
-            self._spawn(self._heal(live))
 
     async def _heal(self, live: LiveChannel) -> None:
         feed = live.feed
@@ -325,9 +356,9 @@ class Hub:
                 since = feed.position
                 try:
                     page = await self.read(live.name, since)
-                except (EngineUnavailable, EngineError):
+                except Exception:
                     # A link that comes back starts this again by itself (`heal_all`), but other
-                    # troubles of the engine pass without a sign.
+                    # troubles pass without a sign.
                     await asyncio.sleep(_RETRY_SECONDS)
                     continue
                 again = self.pass_on(live, since, page)
@@ -344,6 +375,13 @@ class Hub:
 
         Returns whether the log must be read again.
         """
+        try:
+            return self._pass_on(live, since, page)
+        except Exception:
+            self._break_off(live)
+            return True
+
+    def _pass_on(self, live: LiveChannel, since: Position, page: Page) -> bool:
         feed = live.feed
         assert feed is not None
         if live.fresh is not None:
@@ -356,8 +394,8 @@ class Hub:
 
             def by_itself(member: Member) -> None:
                 # A large piece after an outage is nobody's slowness.
-                live.remove(member)
                 self.demote(member, live, before)
+                live.remove(member)
 
             if live.members:
                 self._write(live, [live.frame(piece) for piece in caught.pieces], by_itself)

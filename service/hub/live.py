@@ -92,6 +92,9 @@ class Member(Protocol):
     def close(self, code: CloseCode, reason: str) -> None:
         """End it."""
 
+    def break_off(self) -> None:
+        """End it at once, without a word: what was written last may not be whole."""
+
 
 class LiveChannel:
     """Its feed, its members, and what they are owed at the end of this turn of the loop.

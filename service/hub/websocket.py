@@ -177,8 +177,8 @@ class WebSocket(Connection):
             else:
                 await work
         except Exception:
-            logger.exception("a client message was not dealt with", extra={"id": self.name})
             self.close(CloseCode.INTERNAL_ERROR, "internal error")
+            logger.exception("a client message was not dealt with", extra={"id": self.name})
         finally:
             self._go_on()
 

@@ -30,7 +30,7 @@ _LATENCY = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0
 _CODES = (*(str(int(code)) for code in CloseCode), "1005", "1006")
 _STATUSES = ("400", "401", "403", "408", "413", "415", "422", "429", "500", "503")
 _LINKS = ("publish", "read", "subscribe")
-_TASKS = ("heartbeat", "audit", "garbage")
+_TASKS = ("accept", "heartbeat", "audit", "garbage")
 
 
 def _from_zero(*labels: str) -> Counter[str]:
