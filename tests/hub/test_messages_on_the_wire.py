@@ -176,6 +176,8 @@ async def _outcome(wire: Wire) -> str:
     return str(json.loads(got.payload)["type"]) if got.opcode == TEXT else str(got.code)
 
 
+_MOST_OF_THE_BUFFERS = 2_500_000
+"""Bytes: of the 3 MB that Linux takes for a socket whose peer reads nothing."""
 _LONG = "flood" * 40  # long answers fill the buffers in few steps
 FLOODS: dict[str, bytes] = {
     "bad tokens": text(type="auth", token="x"),
@@ -188,7 +190,12 @@ FLOODS: dict[str, bytes] = {
 async def test_who_asks_and_never_reads_is_cut_off(
     start: Callable[..., Herald], user: str, flood: bytes
 ) -> None:
-    herald = start(send_queue_bytes="16384", heartbeat_interval="300")
+    herald = start(
+        send_queue_bytes="16384",
+        heartbeat_interval="300",
+        max_event_bytes=str(2 * _MOST_OF_THE_BUFFERS),
+        log_level="info",
+    )
     loop = asyncio.get_running_loop()
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -196,13 +203,16 @@ async def test_who_asks_and_never_reads_is_cut_off(
         await loop.sock_connect(sock, ("127.0.0.1", herald.port))
         await loop.sock_sendall(sock, handshake(mint(user, topics=["*"])))
 
+        await eventually(lambda: herald.metrics()["herald_connections"] == 1, "it is there")
+        herald.publish(f"user:{user}", "x" * _MOST_OF_THE_BUFFERS)
+
         async def speak() -> None:
             while True:
                 await loop.sock_sendall(sock, flood * 500)
 
         speaking = asyncio.create_task(speak())
         code = 'herald_disconnects_total{code="4000"}'
-        # Megabytes of small answers have to fill the system's buffers first.
+        # Small answers have to fill the rest of the system's buffers first.
         await eventually(lambda: herald.metrics().get(code) == 1, "it was cut off", 6 * PATIENCE)
         speaking.cancel()
         await asyncio.gather(speaking, return_exceptions=True)
