@@ -13,7 +13,7 @@ import { LOST, UNAUTHORIZED, reasonFor, type WaitReason } from "./close.js";
 import { HeraldError } from "./errors.js";
 import type { Feed, FeedListener, State, Wake } from "./feed.js";
 import type { Ladder } from "./ladder.js";
-import type { Link, LinkListener, TransportName } from "./link.js";
+import type { Link, LinkListener, TransportName, Wanted } from "./link.js";
 import { channelOf, type ClientMessage, type ServerMessage } from "./messages.js";
 import type { Position } from "./position.js";
 import { Protocol, type Effects } from "./protocol.js";
@@ -25,16 +25,15 @@ export interface ConnectionOptions {
   topics: Iterable<string>;
   token: TokenSource;
   ladder: Ladder;
-  /** Opens a link; `positions` are those that are held at any time. */
-  open(transport: TransportName, listener: LinkListener, positions: Positioned): Link;
+  /** Opens a link; `wanted` tells at any time what is to be asked for. */
+  open(transport: TransportName, listener: LinkListener, wanted: Wanted): Link;
   /** Milliseconds from opening a link to `welcome`. */
   timeout: number;
   /** Called with what the token claims before each attempt, which waits for it. */
   gate(claims: Claims): Promise<void>;
 }
 
-type Positioned = () => ReadonlyMap<string, Position>;
-type Timer = "retry" | "refresh" | "welcome" | "silence" | "probe" | "climb";
+type Timer = "retry" | "refresh" | "welcome" | "silence" | "probe" | "climb" | `token ${number}`;
 
 /** Milliseconds in which the server answers a probe, or is dead. */
 const PROBE_TIMEOUT = 5000;
@@ -66,8 +65,9 @@ export class Connection implements Feed {
   /** Counts attempts, so that one that was overtaken does not go on. */
   #attempt = 0;
   #user = "";
-  /** When a token was last asked for. */
-  #askedAt = 0;
+  /** How often a token was asked for, and when there was last an answer. */
+  #asked = 0;
+  #answeredAt = 0;
   /** Seconds that the server's clock is ahead of ours, where that is known. */
   #skew = 0;
   /** How the last link ended. */
@@ -98,8 +98,9 @@ export class Connection implements Feed {
 
   subscribe(topic: string, position?: Position): void {
     // Where it was asked for already, only a connection anew begins at another place.
-    if (position && this.topics.has(topic)) this.adopt([[channelOf(topic), position]]);
-    else this.#do(this.#protocol.subscribe(topic, position));
+    const isAnew = position && this.#protocol.knows(topic);
+    this.#do(this.#protocol.subscribe(topic, isAnew ? undefined : position));
+    if (isAnew) this.adopt([[channelOf(topic), position]]);
   }
 
   unsubscribe(topic: string): void {
@@ -162,30 +163,38 @@ export class Connection implements Feed {
     const attempt = ++this.#attempt;
     const overtaken = (): boolean =>
       attempt !== this.#attempt || this.#protocol.state !== "connecting";
+    if (overtaken()) return;
+    this.#checkExpiry();
     do {
-      if (this.#needsToken()) await this.#ask();
+      if (this.#protocol.needsToken) await this.#ask();
       if (overtaken()) return;
       await this.#options.gate(this.#claims);
       if (overtaken()) return;
-    } while (this.#needsToken());
+      this.#checkExpiry();
+    } while (this.#protocol.needsToken);
     this.#open(this.#options.ladder.begin(this.#options.clock.now()));
   }
 
-  #needsToken(): boolean {
+  #checkExpiry(): void {
     // A clock that is wrong costs a call of `token()` here, no more.
     const { expires } = this.#claims;
     const expired = expires !== undefined && expires <= this.#now();
-    const asked = this.#options.clock.elapsed() - this.#askedAt;
-    return this.#protocol.needsToken || (expired && asked > TOKEN_FRESH);
+    const age = this.#options.clock.elapsed() - this.#answeredAt;
+    if (expired && age > TOKEN_FRESH) this.#protocol.expire();
   }
 
   /** Asks for a token and gives it to the core; a failure too. */
   async #ask(): Promise<void> {
     const { clock, token: source } = this.#options;
-    this.#askedAt = clock.elapsed();
+    const timer = `token ${++this.#asked}` as const;
+    const after = (milliseconds: number, then: () => void): (() => void) => {
+      this.#timers.start(timer, milliseconds, then);
+      return () => this.#timers.stop(timer);
+    };
     let token: Token;
     try {
-      token = await askToken(source, clock);
+      token = await askToken(source, { after });
+      this.#answeredAt = clock.elapsed();
     } catch (cause) {
       this.#tokenFailed(cause);
       return;
@@ -226,7 +235,7 @@ export class Connection implements Feed {
 
   #openLink(transport: TransportName, listener: LinkListener): Link | undefined {
     try {
-      return this.#options.open(transport, listener, () => this.#protocol.positions);
+      return this.#options.open(transport, listener, this.#protocol);
     } catch (cause) {
       // A page's security policy may forbid it.
       this.#listener.failed(new HeraldError("transport", `${transport}: ${cause}`, { cause }));
@@ -252,6 +261,7 @@ export class Connection implements Feed {
     if (!isLeft && ABOUT_CHANNELS.has(message.type)) this.#listener.deliver(message, after);
     if (message.type === "welcome" && !wasLive) this.#welcomed(message);
     this.#do(effects);
+    this.#settle();
     const told = isLeft ? effects.errors : [...effects.events, ...effects.gaps, ...effects.errors];
     for (const each of told) this.#listener.deliver(each, after);
   }
@@ -261,7 +271,6 @@ export class Connection implements Feed {
     this.#timers.stop("welcome");
     this.#liveSince = this.#options.clock.elapsed();
     this.#watchSilence(message.heartbeat);
-    this.#settle();
   }
 
   /** The server's time as far as it is known, Unix seconds. */
@@ -286,14 +295,16 @@ export class Connection implements Feed {
     this.#reached = true;
     const { clock, ladder } = this.#options;
     const climb = ladder.reached(this.#transport, clock.now());
-    if (climb !== undefined) this.#timers.start("climb", climb, () => this.#climb());
+    // A stream is not looked at beside the connection: the next attempt begins with it.
+    if (climb === undefined || ladder.first === "sse") return;
+    this.#timers.start("climb", climb, () => this.#climb());
   }
 
   #closed(code: number, reason: string): void {
     this.#link = undefined;
     const silent = code === LOST || code === 1005;
     if (!silent && !this.#reached) this.#reach();
-    if (!this.#reached) {
+    if (!this.#reached && this.#protocol.state === "connecting") {
       const other = this.#options.ladder.failed(this.#transport);
       if (other) {
         this.#open(other);
@@ -303,12 +314,12 @@ export class Connection implements Feed {
     this.#lost(code, reason);
   }
 
-  #lost(code: number, reason: string): void {
+  #lost(code: number, reason: string, why = reasonFor(code)): void {
     const { clock } = this.#options;
     const lasted = this.#protocol.state === "live" ? (clock.elapsed() - this.#liveSince) / 1000 : 0;
     this.#loss = { code, reason };
     this.#stopTimers();
-    this.#do(this.#protocol.lost({ code, lasted }), reasonFor(code));
+    this.#do(this.#protocol.lost({ code, lasted }), why);
     this.#settle();
   }
 
@@ -322,7 +333,7 @@ export class Connection implements Feed {
   #leave(code: number): void {
     this.#link?.close();
     this.#link = undefined;
-    this.#lost(code, "");
+    this.#lost(code, "", "network");
   }
 
   // Life
@@ -365,8 +376,9 @@ export class Connection implements Feed {
       }
     };
     this.#scout = this.#openLink(ladder.first, {
-      opened: () => end(true),
-      heard() {},
+      // What is between may open it and pass nothing on.
+      opened: () => this.#scout?.probe(),
+      heard: () => end(true),
       said() {},
       babbled() {},
       closed: () => this.#scout && end(false),
@@ -385,10 +397,10 @@ export class Connection implements Feed {
     }
     if (effects.wait) {
       const milliseconds = draw(effects.wait, clock.random);
+      if (!this.#suspended) this.#timers.start("retry", milliseconds, () => this.#retry());
       if (this.#protocol.state === "waiting") {
         this.#setState({ name: "waiting", until: clock.now() + milliseconds, why });
       }
-      if (!this.#suspended) this.#timers.start("retry", milliseconds, () => this.#retry());
     } else if (effects.asksToken) {
       void this.#ask();
     }

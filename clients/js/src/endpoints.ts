@@ -12,6 +12,8 @@ export interface Endpoints {
  * @throws {TypeError} where it is no such address.
  */
 export function endpointsOf(url: string | URL, base: string | undefined): Endpoints {
+  // A setting that was forgotten would be an address on this page: "undefined".
+  if (typeof url !== "string" && !(url instanceof URL)) throw new TypeError(`Not an address: ${url}`);
   const read = new URL(url, base);
   const scheme = /^(?:http|ws)(s?):$/.exec(read.protocol);
   if (!scheme) throw new TypeError(`Not an address of ws, wss, http or https: ${url}`);

@@ -45,6 +45,8 @@ export interface Gap {
 /** Every event, whatever its type. */
 const ANY = "*";
 const NOT_SUBSCRIBED = "not_subscribed";
+/** Nothing that the application could do about: a position, or a wish, that changes nothing. */
+const NO_MATTER = [NOT_SUBSCRIBED, "already_subscribed"];
 
 /** A connection to Herald that mends itself. Made by `connect`. */
 export class Herald implements AsyncIterable<HeraldEvent> {
@@ -59,8 +61,12 @@ export class Herald implements AsyncIterable<HeraldEvent> {
   readonly #errors = new Handlers<HeraldError>();
   readonly #readers = new Set<Reader<HeraldEvent>>();
   #state: State = { name: "connecting" };
+  /** States that handlers are to be told, in order: one may bring about the next. */
+  readonly #untold: State[] = [];
   /** Where this tab is the one that stores positions. */
   #store: PositionStore | undefined;
+  /** Until there is a place to go on from, but for what the application said. */
+  #isNew = true;
   #unwatch = (): void => {};
 
   /** Use `connect`. */
@@ -146,7 +152,8 @@ export class Herald implements AsyncIterable<HeraldEvent> {
 
   /**
    * Events from now on, for one loop. Where more than `buffer` events wait for it, it is given those
-   * and throws `HeraldError` `overflow`. It ends when the connection is closed.
+   * and throws `HeraldError` `overflow`. It ends when the connection is closed; where you close it, at
+   * once: what it was not given counts as not dealt with.
    */
   [Symbol.asyncIterator](): AsyncIterableIterator<HeraldEvent, undefined> {
     const reader = new Reader<HeraldEvent>(this.#settings.buffer, () => this.#readers.delete(reader));
@@ -159,10 +166,11 @@ export class Herald implements AsyncIterable<HeraldEvent> {
 
   #event({ event: type, data, channel, id, time }: EventMessage): Promise<unknown> | undefined {
     const event: HeraldEvent = { type, data, channel, id, time };
+    const readers = [...this.#readers]; // those of now
     const pending: (Promise<unknown> | undefined)[] = [];
     pending.push(this.#byType.get(type)?.call(event, this.#blame));
     if (type !== ANY) pending.push(this.#byType.get(ANY)?.call(event, this.#blame));
-    for (const reader of this.#readers) pending.push(reader.push(event));
+    for (const reader of readers) pending.push(reader.push(event));
     const waits = pending.filter((each) => each !== undefined);
     return waits.length ? Promise.all(waits) : undefined;
   }
@@ -170,21 +178,21 @@ export class Herald implements AsyncIterable<HeraldEvent> {
   #refused({ code, message, channel }: ErrorMessage): void {
     const isOver = isFinal(code) || code === NOT_SUBSCRIBED;
     if (isOver && channel !== undefined) this.#inbox.forget(channel);
-    // A position of a channel that nobody asked for: nothing that the application could do about.
-    if (code !== NOT_SUBSCRIBED) this.#failed(new HeraldError(code, message, { channel }));
+    if (!NO_MATTER.includes(code)) this.#failed(new HeraldError(code, message, { channel }));
   }
 
   #show(state: State): void {
     if (this.#state.name === "closed" || isSame(state, this.#state)) return;
     this.#state = state;
-    if (state.name === "closed") this.#end();
-    this.#states.call(state, this.#blame);
+    if (state.name === "closed") this.#end(state.why === "done");
+    if (this.#untold.push(state) > 1) return;
+    for (; this.#untold[0]; this.#untold.shift()) this.#states.call(this.#untold[0], this.#blame);
   }
 
-  #end(): void {
+  #end(now: boolean): void {
     this.#unwatch();
     this.#store?.flush();
-    for (const reader of this.#readers) reader.end();
+    for (const reader of this.#readers) reader.end(now);
   }
 
   readonly #blame = (cause: unknown): void => {
@@ -220,7 +228,10 @@ export class Herald implements AsyncIterable<HeraldEvent> {
         ...shown,
         deliver: (message, after) => this.#inbox.take(message, after),
         positions: () => this.#inbox.held,
-        begin: (positions) => this.#inbox.begin(positions),
+        begin: (positions) => {
+          this.#isNew = false;
+          this.#inbox.begin(positions);
+        },
         leads: (leader) => this.#keepPositions(leader),
         follows: () => this.#keepPositionsNoMore(),
         visible: () => page?.document.visibilityState !== "hidden",
@@ -238,12 +249,12 @@ export class Herald implements AsyncIterable<HeraldEvent> {
     return connection;
   }
 
-  #open(...[transport, listener, positions]: Parameters<ConnectionOptions["open"]>): Link {
+  #open(...[transport, listener, wanted]: Parameters<ConnectionOptions["open"]>): Link {
     const { WebSocket, fetch, clock } = this.#environment;
     const { parse } = this.#settings;
     return transport === "websocket"
       ? openWebSocket(WebSocket!, this.#endpoints.websocket, parse, listener)
-      : openStream({ fetch: fetch!, url: this.#endpoints.sse, parse, clock, positions }, listener);
+      : openStream({ fetch: fetch!, url: this.#endpoints.sse, parse, clock, wanted }, listener);
   }
 
   #watch(): void {
@@ -274,7 +285,8 @@ export class Herald implements AsyncIterable<HeraldEvent> {
       const key = `herald:${this.#endpoints.websocket}:${user}`;
       const positions = (): ReadonlyMap<string, Position> => this.#inbox.settled;
       this.#store = new PositionStore(this.#storage(), key, this.#environment.clock, positions, failed);
-      if (this.#inbox.held.size === 0) this.#inbox.begin(this.#store.load());
+      if (this.#isNew) this.#inbox.begin(this.#store.load());
+      this.#isNew = false;
     } catch (cause) {
       failed(cause);
     }

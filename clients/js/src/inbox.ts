@@ -7,7 +7,7 @@
  */
 
 import type { ErrorMessage, EventMessage, GapMessage, ServerMessage } from "./messages.js";
-import { isLater, parsePosition, type Position, type Positions } from "./position.js";
+import { isBeginning, isLater, parsePosition, type Position, type Positions } from "./position.js";
 import { Progress } from "./progress.js";
 
 /** The application's side. Both may give a promise: what was given is dealt with when it is settled. */
@@ -87,7 +87,9 @@ export class Inbox {
 
   #join(channel: string, text: unknown): void {
     const position = parsePosition(text);
-    if (position) this.begin([[channel, position]]);
+    const held = this.#held.get(channel);
+    // 0-0 asked for everything; from here on only what comes after this can be missed.
+    if (position && (!held || isBeginning(held))) this.set(channel, position);
   }
 
   #event(message: EventMessage, after: Position | undefined): boolean {

@@ -1,6 +1,7 @@
 /** What a transport is: the port that `websocket.ts` and `sse.ts` implement. */
 
 import { isMessage, type ClientMessage, type ServerMessage } from "./messages.js";
+import type { Position } from "./position.js";
 
 export type TransportName = "websocket" | "sse";
 
@@ -28,6 +29,13 @@ export interface Link {
    * False where that cannot be asked.
    */
   probe(): boolean;
+}
+
+/** What is to be asked for. */
+export interface Wanted {
+  readonly topics: ReadonlySet<string>;
+  /** By channel, the last one. */
+  readonly positions: ReadonlyMap<string, Position>;
 }
 
 /** Opens links of one kind. */

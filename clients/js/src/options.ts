@@ -4,7 +4,7 @@ import type { TransportName } from "./link.js";
 import { isTopic } from "./messages.js";
 import { fromRecord, type Positions } from "./position.js";
 import type { StorageLike } from "./storage.js";
-import type { TokenSource } from "./token.js";
+import { checkToken, type TokenSource } from "./token.js";
 import type { WebSocketClass } from "./websocket.js";
 
 export interface HeraldOptions {
@@ -69,13 +69,14 @@ export function checkTopic(name: unknown): string {
  * @throws {Error} where no transport is left.
  */
 export function complete(options: HeraldOptions, possible: Record<TransportName, boolean>): Settings {
+  const { token, storage } = options;
   return {
-    token: options.token,
-    topics: [...new Set(options.topics)].map(checkTopic),
+    token: typeof token === "function" ? token : checkToken(token),
+    topics: [...new Set(checkList("topics", options.topics))].map(checkTopic),
     positions: fromRecord(options.positions),
-    storage: options.storage,
+    storage: checkStorage(storage),
     shared: options.shared ?? false,
-    transports: chooseTransports(options.transports, possible),
+    transports: chooseTransports(checkList("transports", options.transports), possible),
     user: options.user,
     buffer: checkNumber("buffer", options.buffer ?? 1000),
     timeout: checkNumber("timeout", options.timeout ?? 15_000),
@@ -86,6 +87,18 @@ export function complete(options: HeraldOptions, possible: Record<TransportName,
 function checkNumber(name: string, value: number): number {
   if (value > 0) return value;
   throw new TypeError(`The option ${name} is a number above 0, not ${value}`);
+}
+
+/** A text would be taken for a list of letters. */
+function checkList<T>(name: string, list: readonly T[] | undefined): readonly T[] | undefined {
+  if (list === undefined || Array.isArray(list)) return list;
+  throw new TypeError(`The option ${name} is a list, not ${JSON.stringify(list)}`);
+}
+
+function checkStorage(storage: HeraldOptions["storage"]): HeraldOptions["storage"] {
+  const isOne = storage === undefined || storage === "local" || typeof storage?.setItem === "function";
+  if (isOne) return storage;
+  throw new TypeError('The option storage is "local", or an object like localStorage');
 }
 
 function chooseTransports(

@@ -28,6 +28,11 @@ export class Progress {
       this.#settle(channel, position);
       return;
     }
+    const last = steps?.at(-1);
+    if (!pending && last?.done) {
+      last.position = position; // so that little is kept where a handler never ends
+      return;
+    }
     const step: Step = { position, done: !pending };
     if (steps) steps.push(step);
     else this.#steps.set(channel, [step]);

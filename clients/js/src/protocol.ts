@@ -134,9 +134,20 @@ export class Protocol {
     return this.#topics;
   }
 
+  /** Whether this connection has to do with a topic, be it that it is about to leave it. */
+  knows(topic: string): boolean {
+    const channel = channelOf(topic);
+    return !!this.#asked?.has(topic) || this.isLeaving(channel) || this.#held.has(channel);
+  }
+
   /** Whether the `unsubscribed` of a channel is on its way: what comes before is wanted no more. */
   isLeaving(channel: string): boolean {
     return this.#leaving.has(topicOf(channel) ?? "");
+  }
+
+  /** The token has expired: an attempt needs another one. */
+  expire(): void {
+    this.#needsToken = true;
   }
 
   /** Go on from these positions; the connection must be opened anew for that. */

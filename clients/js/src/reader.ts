@@ -3,7 +3,7 @@
  *
  * The rule: up to `limit` events wait for the loop. Where one more comes, the loop gets those that
  * wait and then throws `HeraldError` `overflow`; it gets no more. An event is dealt with when the
- * loop asks for the next one, or ends.
+ * loop asks for the next one, or is left.
  */
 
 import { HeraldError } from "./errors.js";
@@ -73,8 +73,9 @@ export class Reader<T> implements AsyncIterableIterator<T, undefined> {
     return Promise.resolve({ done: true, value: undefined });
   }
 
-  /** No event follows those that wait. */
-  end(): void {
+  /** No event follows those that wait; `now`: nor are those given, and they are not dealt with. */
+  end(now = false): void {
+    if (now) this.#queue = [];
     if (!this.#ended) {
       this.#ended = true;
       this.#onEnd();

@@ -7,11 +7,10 @@
  */
 
 import type { Clock } from "./clock.js";
-import { LOST, UNAUTHORIZED } from "./close.js";
+import { LOST, UNAUTHORIZED, advise } from "./close.js";
 import { EventStreamParser } from "./event-stream.js";
-import { readMessage, type Link, type LinkListener } from "./link.js";
+import { readMessage, type Link, type LinkListener, type Wanted } from "./link.js";
 import { channelOf, type ClientMessage } from "./messages.js";
-import type { Position } from "./position.js";
 
 /** What is needed to open streams. */
 export interface StreamOptions {
@@ -19,11 +18,10 @@ export interface StreamOptions {
   url: string;
   parse: (text: string) => unknown;
   clock: Clock;
-  /** Those that are held when a stream is opened. */
-  positions: () => ReadonlyMap<string, Position>;
+  wanted: Wanted;
 }
 
-/** The close codes of statuses that a stream is refused with. */
+/** The close codes of statuses that Herald refuses a stream with. */
 const CODES = new Map([
   [400, 1008],
   [401, UNAUTHORIZED],
@@ -43,7 +41,6 @@ class Stream implements Link {
   readonly #options: StreamOptions;
   readonly #listener: LinkListener;
   #token: string | undefined;
-  #topics = new Set<string>();
   /** Topics whose `unsubscribed` is yet to be told. */
   #left: string[] = [];
   /** The stream that is read; aborted where it is no longer. */
@@ -62,7 +59,6 @@ class Stream implements Link {
     switch (message.type) {
       case "connect":
         this.#token = message.token;
-        this.#topics = new Set(message.topics);
         this.#read();
         break;
       case "auth":
@@ -70,11 +66,9 @@ class Stream implements Link {
         this.#readAgain();
         break;
       case "subscribe":
-        this.#topics.add(message.topic);
         this.#readAgain();
         break;
       case "unsubscribe":
-        this.#topics.delete(message.topic);
         this.#left.push(message.topic);
         this.#readAgain();
         break;
@@ -160,7 +154,10 @@ class Stream implements Link {
 
   #refused(response: Response): [number, string] {
     const reason = `HTTP ${response.status}`;
-    const code = CODES.get(response.status) ?? LOST;
+    let code = CODES.get(response.status) ?? LOST;
+    // What is between may say such a thing as well: that is a network that fails.
+    const isHerald = response.headers.get("content-type")?.startsWith("application/problem+json");
+    if (!isHerald && advise(code) === "stay") code = LOST;
     // Herald may not have noticed yet that the stream before has ended.
     if (code === TOO_MANY && this.#welcomed) return [TRY_AGAIN, reason];
     const seconds = Number(response.headers.get("retry-after"));
@@ -172,8 +169,9 @@ class Stream implements Link {
 
   #url(): string {
     const url = new URL(this.#options.url);
-    if (this.#topics.size) url.searchParams.set("topics", [...this.#topics].join(","));
-    for (const [channel, position] of this.#options.positions()) {
+    const { topics, positions } = this.#options.wanted;
+    if (topics.size) url.searchParams.set("topics", [...topics].join(","));
+    for (const [channel, position] of positions) {
       url.searchParams.append("since", `${channel}@${position.text}`);
     }
     return url.href;

@@ -79,6 +79,8 @@ const ANSWER = 5_000;
 const LOOK = 2_500;
 /** Milliseconds by which a leader's retry may be late before it is nudged. */
 const LATE = 1_000;
+/** Of what tabs say to each other. After a deployment there may be pages of another one. */
+const VERSION = 1;
 
 export class Tabs implements Feed {
   readonly #options: TabsOptions;
@@ -130,13 +132,14 @@ export class Tabs implements Feed {
     this.#left.delete(topic);
     const channel = channelOf(topic);
     if (this.#role === "following") {
-      this.#sayHere(position !== undefined);
+      this.#behind ||= position !== undefined;
+      this.#sayHere(this.#behind);
       return;
     }
     // Another tab may want it already.
     const at = this.#connection.positions.get(channel);
-    if (position && at && isBehind(position, at)) this.#connection.adopt([[channel, position]]);
-    this.#connection.subscribe(topic, at ? undefined : position);
+    const isNeeded = position && (!at || isBehind(position, at));
+    this.#connection.subscribe(topic, isNeeded ? position : undefined);
     if (at) this.#tab.begin([[channel, at]]);
   }
 
@@ -175,11 +178,14 @@ export class Tabs implements Feed {
 
   /** The connection's attempts wait here until this tab leads. */
   async #gate(claims: Claims): Promise<void> {
+    const user = claims.user ?? this.#options.user;
+    // The token is another user's by now: what comes is not for the tabs of the one before.
+    if (user !== this.#user) this.#leave();
     if (this.#role === "outside") {
-      this.#user = claims.user ?? this.#options.user;
+      this.#user = user;
       this.#granted = claims.user === undefined ? undefined : new Set(claims.topics);
-      if (this.#user === undefined) this.#goAlone();
-      else this.#tryJoin(this.#user);
+      if (user === undefined) this.#goAlone();
+      else this.#tryJoin(user);
     }
     await this.#elected;
   }
@@ -195,13 +201,13 @@ export class Tabs implements Feed {
   #goAlone(): void {
     this.#leave();
     this.#role = "alone";
-    this.#tab.leads(this.#user);
-    this.#connection.adopt(this.#tab.positions());
+    this.#elected = Promise.resolve();
+    this.#takeOver();
   }
 
   #join(user: string): void {
     const { locks, BroadcastChannel, name } = this.#options;
-    this.#lock = `herald:${name}:${user}`;
+    this.#lock = `herald:${VERSION}:${name}:${user}`;
     this.#role = "following";
     this.#behind = true;
     this.#heardAt = this.#clock.elapsed();
@@ -257,14 +263,19 @@ export class Tabs implements Feed {
   #lead(): void {
     this.#role = "leading";
     this.#timers.stopAll();
+    this.#takeOver();
+    this.#sayLeading();
+    this.#tell(this.#connection.state);
+  }
+
+  /** This tab's connection is to be opened, for what this tab wants. */
+  #takeOver(): void {
     this.#tab.leads(this.#user);
     for (const topic of this.#connection.topics) {
       if (!this.#wanted.has(topic)) this.#connection.unsubscribe(topic);
     }
     for (const topic of this.#wanted) this.#connection.subscribe(topic);
     this.#connection.adopt(this.#tab.positions());
-    this.#sayLeading();
-    this.#tell(this.#connection.state);
   }
 
   /** The tab that wakes may have been frozen, and have missed what others said. */

@@ -21,8 +21,20 @@ export interface Claims {
 /** Milliseconds: an answer that takes longer counts as none. */
 export const ANSWER_TIMEOUT = 30_000;
 
+/** What a token consists of: the page of a gateway that fails is none. */
+const FORM = /^[\w.~+/=-]+$/;
+
+/** Gives back the token; throws where that can be none. */
+export function checkToken(token: unknown): Token {
+  if (token === null || token === undefined) return token;
+  const text = typeof token === "string" ? token.trim() : "";
+  if (FORM.test(text)) return text;
+  const said = typeof token === "string" ? JSON.stringify(text.slice(0, 50)) : typeof token;
+  throw new TypeError(`A token is a JWT, or null where nobody is logged in, not ${said}`);
+}
+
 /** Asks for a token. Rejects where the application fails, or takes longer than 30 seconds. */
-export async function askToken(source: TokenSource, clock: Clock): Promise<Token> {
+export async function askToken(source: TokenSource, clock: Pick<Clock, "after">): Promise<Token> {
   if (typeof source !== "function") return source;
   let stop = (): void => {};
   const timeout = new Promise<never>((_, reject) => {
@@ -30,9 +42,7 @@ export async function askToken(source: TokenSource, clock: Clock): Promise<Token
     stop = clock.after(ANSWER_TIMEOUT, late);
   });
   try {
-    const token: unknown = await Promise.race([source(), timeout]);
-    if (token === null || token === undefined || (typeof token === "string" && token)) return token;
-    throw new TypeError("token() gives a string, or null where nobody is logged in");
+    return checkToken(await Promise.race([source(), timeout]));
   } finally {
     stop();
   }

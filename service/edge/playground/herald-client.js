@@ -162,9 +162,18 @@ var Protocol = class {
   get topics() {
     return this.#topics;
   }
+  /** Whether this connection has to do with a topic, be it that it is about to leave it. */
+  knows(topic) {
+    const channel = channelOf(topic);
+    return !!this.#asked?.has(topic) || this.isLeaving(channel) || this.#held.has(channel);
+  }
   /** Whether the `unsubscribed` of a channel is on its way: what comes before is wanted no more. */
   isLeaving(channel) {
     return this.#leaving.has(topicOf(channel) ?? "");
+  }
+  /** The token has expired: an attempt needs another one. */
+  expire() {
+    this.#needsToken = true;
   }
   /** Go on from these positions; the connection must be opened anew for that. */
   adopt(positions) {
@@ -466,6 +475,14 @@ var Timers = class {
 
 // src/token.ts
 var ANSWER_TIMEOUT = 3e4;
+var FORM2 = /^[\w.~+/=-]+$/;
+function checkToken(token) {
+  if (token === null || token === void 0) return token;
+  const text = typeof token === "string" ? token.trim() : "";
+  if (FORM2.test(text)) return text;
+  const said = typeof token === "string" ? JSON.stringify(text.slice(0, 50)) : typeof token;
+  throw new TypeError(`A token is a JWT, or null where nobody is logged in, not ${said}`);
+}
 async function askToken(source, clock) {
   if (typeof source !== "function") return source;
   let stop = () => {
@@ -475,9 +492,7 @@ async function askToken(source, clock) {
     stop = clock.after(ANSWER_TIMEOUT, late);
   });
   try {
-    const token = await Promise.race([source(), timeout]);
-    if (token === null || token === void 0 || typeof token === "string" && token) return token;
-    throw new TypeError("token() gives a string, or null where nobody is logged in");
+    return checkToken(await Promise.race([source(), timeout]));
   } finally {
     stop();
   }
@@ -524,8 +539,9 @@ var Connection = class {
   /** Counts attempts, so that one that was overtaken does not go on. */
   #attempt = 0;
   #user = "";
-  /** When a token was last asked for. */
-  #askedAt = 0;
+  /** How often a token was asked for, and when there was last an answer. */
+  #asked = 0;
+  #answeredAt = 0;
   /** Seconds that the server's clock is ahead of ours, where that is known. */
   #skew = 0;
   /** How the last link ended. */
@@ -549,8 +565,9 @@ var Connection = class {
     void this.#begin();
   }
   subscribe(topic, position) {
-    if (position && this.topics.has(topic)) this.adopt([[channelOf(topic), position]]);
-    else this.#do(this.#protocol.subscribe(topic, position));
+    const isAnew = position && this.#protocol.knows(topic);
+    this.#do(this.#protocol.subscribe(topic, isAnew ? void 0 : position));
+    if (isAnew) this.adopt([[channelOf(topic), position]]);
   }
   unsubscribe(topic) {
     this.#do(this.#protocol.unsubscribe(topic));
@@ -603,27 +620,35 @@ var Connection = class {
   async #begin() {
     const attempt = ++this.#attempt;
     const overtaken = () => attempt !== this.#attempt || this.#protocol.state !== "connecting";
+    if (overtaken()) return;
+    this.#checkExpiry();
     do {
-      if (this.#needsToken()) await this.#ask();
+      if (this.#protocol.needsToken) await this.#ask();
       if (overtaken()) return;
       await this.#options.gate(this.#claims);
       if (overtaken()) return;
-    } while (this.#needsToken());
+      this.#checkExpiry();
+    } while (this.#protocol.needsToken);
     this.#open(this.#options.ladder.begin(this.#options.clock.now()));
   }
-  #needsToken() {
+  #checkExpiry() {
     const { expires } = this.#claims;
     const expired = expires !== void 0 && expires <= this.#now();
-    const asked = this.#options.clock.elapsed() - this.#askedAt;
-    return this.#protocol.needsToken || expired && asked > TOKEN_FRESH;
+    const age = this.#options.clock.elapsed() - this.#answeredAt;
+    if (expired && age > TOKEN_FRESH) this.#protocol.expire();
   }
   /** Asks for a token and gives it to the core; a failure too. */
   async #ask() {
     const { clock, token: source } = this.#options;
-    this.#askedAt = clock.elapsed();
+    const timer = `token ${++this.#asked}`;
+    const after = (milliseconds, then) => {
+      this.#timers.start(timer, milliseconds, then);
+      return () => this.#timers.stop(timer);
+    };
     let token;
     try {
-      token = await askToken(source, clock);
+      token = await askToken(source, { after });
+      this.#answeredAt = clock.elapsed();
     } catch (cause) {
       this.#tokenFailed(cause);
       return;
@@ -660,7 +685,7 @@ var Connection = class {
   }
   #openLink(transport, listener) {
     try {
-      return this.#options.open(transport, listener, () => this.#protocol.positions);
+      return this.#options.open(transport, listener, this.#protocol);
     } catch (cause) {
       this.#listener.failed(new HeraldError("transport", `${transport}: ${cause}`, { cause }));
       return void 0;
@@ -682,6 +707,7 @@ var Connection = class {
     if (!isLeft && ABOUT_CHANNELS.has(message.type)) this.#listener.deliver(message, after);
     if (message.type === "welcome" && !wasLive) this.#welcomed(message);
     this.#do(effects);
+    this.#settle();
     const told = isLeft ? effects.errors : [...effects.events, ...effects.gaps, ...effects.errors];
     for (const each of told) this.#listener.deliver(each, after);
   }
@@ -690,7 +716,6 @@ var Connection = class {
     this.#timers.stop("welcome");
     this.#liveSince = this.#options.clock.elapsed();
     this.#watchSilence(message.heartbeat);
-    this.#settle();
   }
   /** The server's time as far as it is known, Unix seconds. */
   #now() {
@@ -711,13 +736,14 @@ var Connection = class {
     this.#reached = true;
     const { clock, ladder } = this.#options;
     const climb = ladder.reached(this.#transport, clock.now());
-    if (climb !== void 0) this.#timers.start("climb", climb, () => this.#climb());
+    if (climb === void 0 || ladder.first === "sse") return;
+    this.#timers.start("climb", climb, () => this.#climb());
   }
   #closed(code, reason) {
     this.#link = void 0;
     const silent = code === LOST || code === 1005;
     if (!silent && !this.#reached) this.#reach();
-    if (!this.#reached) {
+    if (!this.#reached && this.#protocol.state === "connecting") {
       const other = this.#options.ladder.failed(this.#transport);
       if (other) {
         this.#open(other);
@@ -726,12 +752,12 @@ var Connection = class {
     }
     this.#lost(code, reason);
   }
-  #lost(code, reason) {
+  #lost(code, reason, why = reasonFor(code)) {
     const { clock } = this.#options;
     const lasted = this.#protocol.state === "live" ? (clock.elapsed() - this.#liveSince) / 1e3 : 0;
     this.#loss = { code, reason };
     this.#stopTimers();
-    this.#do(this.#protocol.lost({ code, lasted }), reasonFor(code));
+    this.#do(this.#protocol.lost({ code, lasted }), why);
     this.#settle();
   }
   /** The link is dead: go on as if it had been closed. */
@@ -743,7 +769,7 @@ var Connection = class {
   #leave(code) {
     this.#link?.close();
     this.#link = void 0;
-    this.#lost(code, "");
+    this.#lost(code, "", "network");
   }
   // Life
   #watchSilence(heartbeat) {
@@ -782,9 +808,9 @@ var Connection = class {
       }
     };
     this.#scout = this.#openLink(ladder.first, {
-      opened: () => end(true),
-      heard() {
-      },
+      // What is between may open it and pass nothing on.
+      opened: () => this.#scout?.probe(),
+      heard: () => end(true),
       said() {
       },
       babbled() {
@@ -803,10 +829,10 @@ var Connection = class {
     }
     if (effects.wait) {
       const milliseconds = draw(effects.wait, clock.random);
+      if (!this.#suspended) this.#timers.start("retry", milliseconds, () => this.#retry());
       if (this.#protocol.state === "waiting") {
         this.#setState({ name: "waiting", until: clock.now() + milliseconds, why });
       }
-      if (!this.#suspended) this.#timers.start("retry", milliseconds, () => this.#retry());
     } else if (effects.asksToken) {
       void this.#ask();
     }
@@ -861,6 +887,7 @@ var Connection = class {
 
 // src/endpoints.ts
 function endpointsOf(url, base) {
+  if (typeof url !== "string" && !(url instanceof URL)) throw new TypeError(`Not an address: ${url}`);
   const read = new URL(url, base);
   const scheme = /^(?:http|ws)(s?):$/.exec(read.protocol);
   if (!scheme) throw new TypeError(`Not an address of ws, wss, http or https: ${url}`);
@@ -961,6 +988,11 @@ var Progress = class {
       this.#settle(channel, position);
       return;
     }
+    const last = steps?.at(-1);
+    if (!pending && last?.done) {
+      last.position = position;
+      return;
+    }
     const step = { position, done: !pending };
     if (steps) steps.push(step);
     else this.#steps.set(channel, [step]);
@@ -1055,7 +1087,8 @@ var Inbox = class {
   }
   #join(channel, text) {
     const position = parsePosition(text);
-    if (position) this.begin([[channel, position]]);
+    const held = this.#held.get(channel);
+    if (position && (!held || isBeginning(held))) this.set(channel, position);
   }
   #event(message, after) {
     const { channel } = message;
@@ -1139,13 +1172,14 @@ function checkTopic(name) {
   throw new TypeError(`Not a topic's name: ${JSON.stringify(name)} (${form})`);
 }
 function complete(options, possible) {
+  const { token, storage } = options;
   return {
-    token: options.token,
-    topics: [...new Set(options.topics)].map(checkTopic),
+    token: typeof token === "function" ? token : checkToken(token),
+    topics: [...new Set(checkList("topics", options.topics))].map(checkTopic),
     positions: fromRecord(options.positions),
-    storage: options.storage,
+    storage: checkStorage(storage),
     shared: options.shared ?? false,
-    transports: chooseTransports(options.transports, possible),
+    transports: chooseTransports(checkList("transports", options.transports), possible),
     user: options.user,
     buffer: checkNumber("buffer", options.buffer ?? 1e3),
     timeout: checkNumber("timeout", options.timeout ?? 15e3),
@@ -1155,6 +1189,15 @@ function complete(options, possible) {
 function checkNumber(name, value) {
   if (value > 0) return value;
   throw new TypeError(`The option ${name} is a number above 0, not ${value}`);
+}
+function checkList(name, list) {
+  if (list === void 0 || Array.isArray(list)) return list;
+  throw new TypeError(`The option ${name} is a list, not ${JSON.stringify(list)}`);
+}
+function checkStorage(storage) {
+  const isOne = storage === void 0 || storage === "local" || typeof storage?.setItem === "function";
+  if (isOne) return storage;
+  throw new TypeError('The option storage is "local", or an object like localStorage');
 }
 function chooseTransports(wanted, possible) {
   const unknown = wanted?.find((name) => !TRANSPORTS.includes(name));
@@ -1248,8 +1291,9 @@ var Reader = class {
     this.end();
     return Promise.resolve({ done: true, value: void 0 });
   }
-  /** No event follows those that wait. */
-  end() {
+  /** No event follows those that wait; `now`: nor are those given, and they are not dealt with. */
+  end(now = false) {
+    if (now) this.#queue = [];
     if (!this.#ended) {
       this.#ended = true;
       this.#onEnd();
@@ -1330,7 +1374,6 @@ var Stream = class {
   #options;
   #listener;
   #token;
-  #topics = /* @__PURE__ */ new Set();
   /** Topics whose `unsubscribed` is yet to be told. */
   #left = [];
   /** The stream that is read; aborted where it is no longer. */
@@ -1347,7 +1390,6 @@ var Stream = class {
     switch (message.type) {
       case "connect":
         this.#token = message.token;
-        this.#topics = new Set(message.topics);
         this.#read();
         break;
       case "auth":
@@ -1355,11 +1397,9 @@ var Stream = class {
         this.#readAgain();
         break;
       case "subscribe":
-        this.#topics.add(message.topic);
         this.#readAgain();
         break;
       case "unsubscribe":
-        this.#topics.delete(message.topic);
         this.#left.push(message.topic);
         this.#readAgain();
         break;
@@ -1440,7 +1480,9 @@ var Stream = class {
   }
   #refused(response) {
     const reason = `HTTP ${response.status}`;
-    const code = CODES.get(response.status) ?? LOST;
+    let code = CODES.get(response.status) ?? LOST;
+    const isHerald = response.headers.get("content-type")?.startsWith("application/problem+json");
+    if (!isHerald && advise(code) === "stay") code = LOST;
     if (code === TOO_MANY && this.#welcomed) return [TRY_AGAIN, reason];
     const seconds = Number(response.headers.get("retry-after"));
     if (code === TRY_AGAIN && seconds > 0) {
@@ -1450,8 +1492,9 @@ var Stream = class {
   }
   #url() {
     const url = new URL(this.#options.url);
-    if (this.#topics.size) url.searchParams.set("topics", [...this.#topics].join(","));
-    for (const [channel, position] of this.#options.positions()) {
+    const { topics, positions } = this.#options.wanted;
+    if (topics.size) url.searchParams.set("topics", [...topics].join(","));
+    for (const [channel, position] of positions) {
       url.searchParams.append("since", `${channel}@${position.text}`);
     }
     return url.href;
@@ -1505,6 +1548,7 @@ var SILENCE = 15e3;
 var ANSWER = 5e3;
 var LOOK = 2500;
 var LATE = 1e3;
+var VERSION = 1;
 var Tabs = class {
   #options;
   #clock;
@@ -1552,12 +1596,13 @@ var Tabs = class {
     this.#left.delete(topic);
     const channel = channelOf(topic);
     if (this.#role === "following") {
-      this.#sayHere(position !== void 0);
+      this.#behind ||= position !== void 0;
+      this.#sayHere(this.#behind);
       return;
     }
     const at = this.#connection.positions.get(channel);
-    if (position && at && isBehind(position, at)) this.#connection.adopt([[channel, position]]);
-    this.#connection.subscribe(topic, at ? void 0 : position);
+    const isNeeded = position && (!at || isBehind(position, at));
+    this.#connection.subscribe(topic, isNeeded ? position : void 0);
     if (at) this.#tab.begin([[channel, at]]);
   }
   unsubscribe(topic) {
@@ -1589,11 +1634,13 @@ var Tabs = class {
   // Among the tabs
   /** The connection's attempts wait here until this tab leads. */
   async #gate(claims) {
+    const user = claims.user ?? this.#options.user;
+    if (user !== this.#user) this.#leave();
     if (this.#role === "outside") {
-      this.#user = claims.user ?? this.#options.user;
+      this.#user = user;
       this.#granted = claims.user === void 0 ? void 0 : new Set(claims.topics);
-      if (this.#user === void 0) this.#goAlone();
-      else this.#tryJoin(this.#user);
+      if (user === void 0) this.#goAlone();
+      else this.#tryJoin(user);
     }
     await this.#elected;
   }
@@ -1607,12 +1654,12 @@ var Tabs = class {
   #goAlone() {
     this.#leave();
     this.#role = "alone";
-    this.#tab.leads(this.#user);
-    this.#connection.adopt(this.#tab.positions());
+    this.#elected = Promise.resolve();
+    this.#takeOver();
   }
   #join(user) {
     const { locks, BroadcastChannel, name } = this.#options;
-    this.#lock = `herald:${name}:${user}`;
+    this.#lock = `herald:${VERSION}:${name}:${user}`;
     this.#role = "following";
     this.#behind = true;
     this.#heardAt = this.#clock.elapsed();
@@ -1665,14 +1712,18 @@ var Tabs = class {
   #lead() {
     this.#role = "leading";
     this.#timers.stopAll();
+    this.#takeOver();
+    this.#sayLeading();
+    this.#tell(this.#connection.state);
+  }
+  /** This tab's connection is to be opened, for what this tab wants. */
+  #takeOver() {
     this.#tab.leads(this.#user);
     for (const topic of this.#connection.topics) {
       if (!this.#wanted.has(topic)) this.#connection.unsubscribe(topic);
     }
     for (const topic of this.#wanted) this.#connection.subscribe(topic);
     this.#connection.adopt(this.#tab.positions());
-    this.#sayLeading();
-    this.#tell(this.#connection.state);
   }
   /** The tab that wakes may have been frozen, and have missed what others said. */
   #wakeConnection(why) {
@@ -1932,6 +1983,7 @@ function openWebSocket(WebSocket, url, parse, listener) {
 // src/herald.ts
 var ANY = "*";
 var NOT_SUBSCRIBED = "not_subscribed";
+var NO_MATTER = [NOT_SUBSCRIBED, "already_subscribed"];
 var Herald = class {
   #settings;
   #environment;
@@ -1944,8 +1996,12 @@ var Herald = class {
   #errors = new Handlers();
   #readers = /* @__PURE__ */ new Set();
   #state = { name: "connecting" };
+  /** States that handlers are to be told, in order: one may bring about the next. */
+  #untold = [];
   /** Where this tab is the one that stores positions. */
   #store;
+  /** Until there is a place to go on from, but for what the application said. */
+  #isNew = true;
   #unwatch = () => {
   };
   /** Use `connect`. */
@@ -2019,7 +2075,8 @@ var Herald = class {
   }
   /**
    * Events from now on, for one loop. Where more than `buffer` events wait for it, it is given those
-   * and throws `HeraldError` `overflow`. It ends when the connection is closed.
+   * and throws `HeraldError` `overflow`. It ends when the connection is closed; where you close it, at
+   * once: what it was not given counts as not dealt with.
    */
   [Symbol.asyncIterator]() {
     const reader = new Reader(this.#settings.buffer, () => this.#readers.delete(reader));
@@ -2030,28 +2087,30 @@ var Herald = class {
   // What the feed tells
   #event({ event: type, data, channel, id, time }) {
     const event = { type, data, channel, id, time };
+    const readers = [...this.#readers];
     const pending = [];
     pending.push(this.#byType.get(type)?.call(event, this.#blame));
     if (type !== ANY) pending.push(this.#byType.get(ANY)?.call(event, this.#blame));
-    for (const reader of this.#readers) pending.push(reader.push(event));
+    for (const reader of readers) pending.push(reader.push(event));
     const waits = pending.filter((each) => each !== void 0);
     return waits.length ? Promise.all(waits) : void 0;
   }
   #refused({ code, message, channel }) {
     const isOver = isFinal(code) || code === NOT_SUBSCRIBED;
     if (isOver && channel !== void 0) this.#inbox.forget(channel);
-    if (code !== NOT_SUBSCRIBED) this.#failed(new HeraldError(code, message, { channel }));
+    if (!NO_MATTER.includes(code)) this.#failed(new HeraldError(code, message, { channel }));
   }
   #show(state) {
     if (this.#state.name === "closed" || isSame(state, this.#state)) return;
     this.#state = state;
-    if (state.name === "closed") this.#end();
-    this.#states.call(state, this.#blame);
+    if (state.name === "closed") this.#end(state.why === "done");
+    if (this.#untold.push(state) > 1) return;
+    for (; this.#untold[0]; this.#untold.shift()) this.#states.call(this.#untold[0], this.#blame);
   }
-  #end() {
+  #end(now) {
     this.#unwatch();
     this.#store?.flush();
-    for (const reader of this.#readers) reader.end();
+    for (const reader of this.#readers) reader.end(now);
   }
   #blame = (cause) => {
     const said = cause instanceof Error ? cause.message : String(cause);
@@ -2083,7 +2142,10 @@ var Herald = class {
         ...shown,
         deliver: (message, after) => this.#inbox.take(message, after),
         positions: () => this.#inbox.held,
-        begin: (positions) => this.#inbox.begin(positions),
+        begin: (positions) => {
+          this.#isNew = false;
+          this.#inbox.begin(positions);
+        },
         leads: (leader) => this.#keepPositions(leader),
         follows: () => this.#keepPositionsNoMore(),
         visible: () => page?.document.visibilityState !== "hidden"
@@ -2100,10 +2162,10 @@ var Herald = class {
     const connection = new Connection({ ...options, gate }, { ...shown, deliver });
     return connection;
   }
-  #open(...[transport, listener, positions]) {
+  #open(...[transport, listener, wanted]) {
     const { WebSocket, fetch, clock } = this.#environment;
     const { parse } = this.#settings;
-    return transport === "websocket" ? openWebSocket(WebSocket, this.#endpoints.websocket, parse, listener) : openStream({ fetch, url: this.#endpoints.sse, parse, clock, positions }, listener);
+    return transport === "websocket" ? openWebSocket(WebSocket, this.#endpoints.websocket, parse, listener) : openStream({ fetch, url: this.#endpoints.sse, parse, clock, wanted }, listener);
   }
   #watch() {
     const { page } = this.#environment;
@@ -2131,7 +2193,8 @@ var Herald = class {
       const key = `herald:${this.#endpoints.websocket}:${user}`;
       const positions = () => this.#inbox.settled;
       this.#store = new PositionStore(this.#storage(), key, this.#environment.clock, positions, failed);
-      if (this.#inbox.held.size === 0) this.#inbox.begin(this.#store.load());
+      if (this.#isNew) this.#inbox.begin(this.#store.load());
+      this.#isNew = false;
     } catch (cause) {
       failed(cause);
     }

@@ -120,6 +120,28 @@ test("tabs share one connection, also when the one that has it is closed or relo
   for (const tab of tabs) tab.assertQuiet();
 });
 
+test("a tab that shares a connection may ask for all that is retained, and the others hear nothing twice", async () => {
+  const user = newName();
+  const tabs = [await browser.open(herald.url, user, { shared: true })];
+  await tabs[0].live();
+  await publish(user, 0, 10);
+  await tabs[0].has(10);
+  const positions = { [`user:${user}`]: "0-0" };
+  tabs.push(await browser.open(herald.url, user, { shared: true, positions }));
+  await tabs[1].has(10);
+  await publish(user, 10, 20);
+  for (const tab of tabs) {
+    await tab.has(20);
+    await tab.assertExact(0, 20);
+    tab.assertQuiet();
+  }
+  await tabs[0].page.close();
+  await publish(user, 20, 30);
+  await tabs[1].has(30);
+  await tabs[1].assertExact(0, 30);
+  await oneConnection();
+});
+
 test("tabs that share one connection lose nothing where it breaks", async () => {
   const user = newName();
   const tabs = [];

@@ -199,6 +199,26 @@ test("topics, joined and left while events come", async () => {
   }
 });
 
+test("a position counts for a topic that is joined already, or was just left", async () => {
+  for (const transport of ["websocket", "sse"]) {
+    const [user, topic] = [newName(), newName()];
+    await herald.publishAll(`topic:${topic}`, 0, 3);
+    const token = () => mint(user, { topics: [topic] });
+    const client = listen(herald.url, user, { transports: [transport], token });
+    await client.live();
+    client.herald.subscribe(topic);
+    client.herald.subscribe(topic, "0-0");
+    await client.has(3);
+    client.herald.unsubscribe(topic);
+    client.herald.subscribe(topic, "0-0");
+    await client.has(6);
+    await herald.publishAll(`topic:${topic}`, 3, 4);
+    await client.has(7);
+    assert.deepEqual(client.data(), [0, 1, 2, 0, 1, 2, 3]);
+    assert.deepEqual([client.gaps, client.errors], [[], []]);
+  }
+});
+
 test("Node without a WebSocket uses server-sent events, or says what to do", async (t) => {
   const theirs = globalThis.WebSocket; // from Node 22 on
   globalThis.WebSocket = undefined;

@@ -9,6 +9,8 @@ export class FakeServer {
   refuses = 0;
   /** Answers nothing at all. */
   silent = false;
+  /** So many messages reach clients; what follows is lost. */
+  passes = Infinity;
   heartbeat = 25;
   expires = undefined;
   topics = [];
@@ -76,6 +78,9 @@ export class FakeServer {
         return this.#say(socket, { type: "authenticated", expires: this.expires });
       case "subscribe": {
         const channel = `topic:${message.topic}`;
+        if (state.joined.has(channel)) {
+          return this.#say(socket, { type: "error", code: "already_subscribed", message: "It is joined.", channel });
+        }
         state.joined.add(channel);
         const [joined, replay] = this.#join(channel, message.position);
         this.#say(socket, { type: "subscribed", channel, ...joined });
@@ -91,7 +96,7 @@ export class FakeServer {
   }
 
   #say(socket, message) {
-    if (!this.silent) socket.say(message);
+    if (!this.silent && this.passes-- > 0) socket.say(message);
   }
 
   #connect(socket, state, { token, positions = {}, topics = [] }) {
@@ -119,6 +124,7 @@ export class FakeServer {
     const isKnown = epoch === log.epoch && seq <= log.seq && seq >= first - 1;
     const from = isKnown ? seq : first - 1;
     const events = log.events.filter((each) => each.seq > from).map(({ event }) => event);
+    if (position === "0-0") return [{ position: `${log.epoch}-${from}`, recovered: true }, events];
     if (isKnown) return [{ position, recovered: true }, events];
     const to = `${log.epoch}-${from}`;
     return [{ position: to, recovered: false }, [{ type: "gap", channel, from: position, to }, ...events]];

@@ -29,6 +29,11 @@ export class FakeTime {
     return () => this.#timers.delete(timer);
   }
 
+  /** How many timers there are. */
+  get timers() {
+    return this.#timers.size;
+  }
+
   /** Goes on by so many milliseconds, timer by timer. */
   async run(milliseconds) {
     const end = this.time + milliseconds;

@@ -19,6 +19,8 @@ connect("/", { token: null, storage: sessionStorage });
 connect(new URL("ws://h"), { token: () => null, storage: { getItem: () => null, setItem() {} } });
 // @ts-expect-error: no such transport
 connect("/", { transports: ["pigeon"] });
+// @ts-expect-error: it could be asked for one token only
+connect("/", { token: Promise.resolve("t") });
 // @ts-expect-error: no such option
 connect("/", { tokens: "t" });
 

@@ -2,6 +2,7 @@
 
 import assert from "node:assert/strict";
 import { describe, mock, test } from "node:test";
+import { setImmediate as turn } from "node:timers/promises";
 import { Herald } from "../../dist/herald.js";
 import { FakeServer } from "../support/fake-server.js";
 import { FakeBrowser, settle, token } from "../support/machine.js";
@@ -101,6 +102,38 @@ describe("events", () => {
     for await (const _ of herald) assert.fail("it is closed");
   });
 
+  test("a loop is given nothing after close, and what it was not given comes again", async () => {
+    const { server, browser, herald, time } = await start({ storage: "local" });
+    const given = [];
+    const loop = (async () => {
+      for await (const { data } of herald) {
+        given.push(data);
+        await settle(); // the others wait by now
+        herald.close();
+      }
+    })();
+    for (const data of [1, 2, 3]) server.publish("all", data);
+    await time.run(1);
+    await loop;
+    assert.deepEqual(given, [1]);
+    await time.run(1000);
+    const again = browser.open({ storage: "local" });
+    await time.run(1000);
+    assert.deepEqual(again.data(), [2, 3]);
+  });
+
+  test("a loop that is begun by an event's handler is given those that follow", async () => {
+    const { server, herald, time } = await start();
+    const given = [];
+    herald.on("first", async () => {
+      for await (const { data } of herald) given.push(data);
+    });
+    server.publish("all", 1, "first");
+    server.publish("all", 2);
+    await time.run(1);
+    assert.deepEqual(given, [2]);
+  });
+
   test("a loop that is too slow fails, and nothing else does", async () => {
     const { server, tab, herald, time } = await start({ buffer: 3 });
     const loop = herald[Symbol.asyncIterator]();
@@ -180,6 +213,39 @@ describe("states", () => {
     assert.equal(herald.state.name, "waiting");
     await time.run(400);
     assert.equal(herald.state.name, "live");
+  });
+
+  test("come in order, also where a handler closes", async () => {
+    const { server, herald, time } = await start();
+    server.cut();
+    const seen = [];
+    herald.onState(({ name }) => name === "live" && herald.close());
+    herald.onState(({ name }) => seen.push(name));
+    await time.run(1000);
+    assert.deepEqual(seen.slice(-2), ["live", "closed"]);
+    assert.equal(herald.state.name, "closed");
+  });
+
+  for (const name of ["live", "waiting"]) {
+    test(`no timer is left where it is closed by a handler, ${name}`, async () => {
+      const server = new FakeServer();
+      server.expires = 2_000_000_000;
+      if (name === "waiting") server.refuses = 1013;
+      const browser = new FakeBrowser(server);
+      const { herald } = browser.open();
+      herald.onState((state) => state.name === name && herald.close());
+      await browser.time.run(0);
+      assert.equal(herald.state.name, "closed");
+      assert.equal(browser.time.timers, 0);
+    });
+  }
+
+  test("a connection that is left for another one is no slow reader", async () => {
+    const { tab, herald, time } = await start({ topics: ["a"] });
+    herald.subscribe("a", "100-0");
+    await time.run(1000);
+    assert.equal(herald.state.name, "live");
+    assert.deepEqual(tab.told.states.map(({ why }) => why).filter(Boolean), ["network"]);
   });
 
   test("stay away", async () => {
@@ -276,6 +342,67 @@ describe("tokens", () => {
     assert.ok(give.mock.callCount() >= 3);
     assert.equal(tab.told.errors[0].code, "token");
     assert.equal(tab.told.states[0].why, "token");
+  });
+
+  test("one that has expired by a clock that is fast is tried, however long token() takes", async () => {
+    const server = new FakeServer();
+    const browser = new FakeBrowser(server);
+    const { time: clock } = browser;
+    const give = mock.fn(
+      () => new Promise((resolve) => clock.after(1500, () => resolve(token("alice", { exp: clock.time / 1000 - 3600 })))),
+    );
+    browser.open({ token: give });
+    await clock.run(10_000);
+    assert.equal(server.live, 1);
+    assert.equal(give.mock.callCount(), 1);
+  });
+
+  test("where one has expired and token() fails slowly, it is asked again after a wait", async () => {
+    const server = new FakeServer();
+    server.heartbeat = 10_000;
+    const browser = new FakeBrowser(server);
+    const { time: clock } = browser;
+    let good = true;
+    const give = mock.fn(() => {
+      if (good) return token("alice", { exp: clock.time / 1000 + 60 });
+      return new Promise((_, reject) => clock.after(1100, () => reject(new Error("no network"))));
+    });
+    const tab = browser.open({ token: give });
+    await clock.run(0);
+    good = false;
+    server.refuses = 1013;
+    server.cut();
+    await clock.run(600_000);
+    assert.ok(give.mock.callCount() < 100, `${give.mock.callCount()} calls`);
+    assert.equal(tab.told.states.at(-1).why, "token");
+    good = true;
+    server.refuses = 0;
+    await clock.run(20_000);
+    assert.equal(server.live, 1);
+  });
+
+  test("what can be no token is not sent: an error's page, say", async () => {
+    const given = ["<html>\n<h1>502 Bad Gateway</h1>", "<html>", "a token", token("alice")];
+    const { server, tab, time } = await start({ token: () => given.shift() });
+    await time.run(60_000);
+    assert.equal(server.live, 1);
+    assert.deepEqual(tab.told.errors.map(({ code }) => code), ["token", "token", "token"]);
+    assert.match(tab.told.errors[0].message, /<html>/);
+  });
+
+  test("token() is not called after close", async () => {
+    const browser = new FakeBrowser(new FakeServer());
+    const give = mock.fn(() => token("alice"));
+    browser.open({ token: give }).herald.close();
+    await browser.time.run(1000);
+    assert.equal(give.mock.callCount(), 0);
+  });
+
+  test("no timer is left where it is closed while token() is awaited", async () => {
+    const { herald, time } = await start({ token: () => new Promise(() => {}) });
+    herald.close();
+    await settle();
+    assert.equal(time.timers, 0);
   });
 
   test("tokens that were asked for before and after the page was away make one connection", async () => {
@@ -486,6 +613,72 @@ describe("positions", () => {
     assert.throws(() => herald.subscribe("a b"), TypeError);
   });
 
+  test("that are given for one channel leave the stored ones of others", async () => {
+    const server = new FakeServer();
+    const browser = new FakeBrowser(server);
+    const first = browser.open({ storage: "local" });
+    await browser.time.run(1000);
+    first.shut();
+    server.publish("user:alice", 1);
+    server.publish("topic:a", 2);
+    const second = browser.open({ storage: "local" });
+    second.herald.subscribe("a", "0-0");
+    await browser.time.run(1000);
+    assert.deepEqual(second.data().sort(), [1, 2]);
+  });
+
+  test("0-0 is answered by a real one, which is stored", async () => {
+    const server = new FakeServer({ kept: 2 });
+    const browser = new FakeBrowser(server);
+    const first = browser.open({ storage: "local", positions: { all: "0-0" } });
+    await browser.time.run(1000);
+    assert.equal(first.herald.positions.all, "100-0");
+    first.shut();
+    for (const data of [1, 2, 3]) server.publish("all", data);
+    const second = browser.open({ storage: "local" });
+    await browser.time.run(1000);
+    assert.deepEqual(second.data(), [2, 3]);
+    assert.equal(second.told.gaps.length, 1, "what was lost since is told");
+  });
+
+  // The server's answers may be on their way, and the connection may be lost before any of them.
+  const doings = {
+    subscribe: (herald) => herald.subscribe("a"),
+    "subscribe, unsubscribe": (herald) => {
+      herald.subscribe("a");
+      herald.unsubscribe("a");
+    },
+    unsubscribe: (herald) => herald.unsubscribe("a"),
+  };
+  for (const [name, does] of Object.entries(doings)) {
+    for (const moment of ["connecting", "live", "granted"]) {
+      for (let heard = 0; heard < 6; heard++) {
+        test(`of a topic may be given after ${name}, ${moment}, and a loss after ${heard} messages`, async () => {
+          const server = new FakeServer();
+          if (moment === "granted") server.topics = ["a"];
+          for (const data of [1, 2, 3, 4]) server.publish("topic:a", data);
+          const browser = new FakeBrowser(server);
+          const tab = browser.open({ topics: name === "unsubscribe" ? ["a"] : [] });
+          if (moment !== "connecting") await browser.time.run(0);
+          else while (said(server, "connect").length === 0) await turn();
+          server.publish("topic:a", 5);
+          tab.told.events.length = 0;
+          server.passes = heard;
+          does(tab.herald);
+          tab.herald.subscribe("a", "100-2");
+          await browser.time.run(100);
+          server.passes = Infinity;
+          server.cut();
+          await browser.time.run(1000);
+          server.publish("topic:a", 6);
+          await browser.time.run(1000);
+          assert.deepEqual(tab.data(), [3, 4, 5, 6]);
+          assert.deepEqual(tab.told.errors, []);
+        });
+      }
+    }
+  }
+
   test("of channels that nobody asked for are forgotten without a word", async () => {
     const { server, tab, herald, time } = await start({ positions: { "topic:old": "1-1" } });
     const [socket] = server.sockets.keys();
@@ -552,6 +745,32 @@ describe("topics", () => {
     assert.equal(herald.positions["topic:a"], undefined);
   });
 
+  test("one that the token names may be subscribed to, which changes nothing", async () => {
+    const server = new FakeServer();
+    server.topics = ["a"];
+    const { tab, herald, time } = await start({}, server);
+    herald.subscribe("a");
+    await time.run(1);
+    server.publish("topic:a", 1);
+    await time.run(1);
+    assert.deepEqual(tab.told.errors, []);
+    assert.deepEqual(tab.data(), [1]);
+  });
+
+  test("what is left when the connection is made is not joined again", async () => {
+    const server = new FakeServer();
+    const browser = new FakeBrowser(server);
+    const { herald, told } = browser.open();
+    herald.onState(({ name }) => name === "live" && herald.unsubscribe("a"));
+    while (said(server, "connect").length === 0) await turn();
+    herald.subscribe("a");
+    await browser.time.run(1);
+    server.publish("topic:a", 1);
+    await browser.time.run(1);
+    assert.equal(said(server, "subscribe").length, 1);
+    assert.deepEqual(told.events, []);
+  });
+
   test("where the engine is away, it is asked again", async () => {
     const { server, herald, time } = await start();
     herald.subscribe("a");
@@ -579,4 +798,21 @@ test("a WebSocket that cannot even be made is a failure like others", async () =
   await time.run(1000);
   assert.equal(tab.told.errors[0].code, "transport");
   assert.equal(tab.told.states[0].why, "network");
+});
+
+test("nothing is opened after close, also where that is done when a WebSocket cannot be made", async () => {
+  class Forbidden {
+    constructor() {
+      throw new Error("by policy");
+    }
+  }
+  const fetch = mock.fn(() => new Promise(() => {}));
+  const browser = new FakeBrowser(new FakeServer());
+  const { herald } = browser.open({ WebSocket: Forbidden, fetch });
+  let failures = 0;
+  herald.onError(() => ++failures === 2 && herald.close());
+  await browser.time.run(1000);
+  assert.equal(herald.state.name, "closed");
+  assert.equal(browser.time.timers, 0);
+  assert.equal(fetch.mock.callCount(), 0);
 });

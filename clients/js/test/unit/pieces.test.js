@@ -64,6 +64,7 @@ describe("addresses", () => {
   }
   test("what is none", () => {
     for (const given of ["ftp://h", "mailto:x", "/herald"]) assert.throws(() => endpointsOf(given), TypeError);
+    for (const given of [undefined, null, 5, {}]) assert.throws(() => endpointsOf(given, "https://app.test/"), TypeError);
   });
 });
 
@@ -79,8 +80,8 @@ describe("options", () => {
     assert.throws(() => complete({ transports: ["websocket"] }, { websocket: false, sse: true }), /pass one, as in/);
   });
   test("what cannot be", () => {
-    for (const options of [{ transports: [] }, { transports: ["carrier pigeon"] }, { topics: ["a b"] }, { topics: [""] }, { buffer: 0 }, { timeout: "soon" }]) {
-      assert.throws(() => complete(options, both), TypeError);
+    for (const options of [{ transports: [] }, { transports: ["carrier pigeon"] }, { topics: ["a b"] }, { topics: [""] }, { buffer: 0 }, { timeout: "soon" }, { topics: "news" }, { transports: "sse" }, { storage: "session" }, { storage: null }, { token: "" }, { token: 5 }, { token: Promise.resolve("t") }, { token: "a token" }]) {
+      assert.throws(() => complete(options, both), (error) => error instanceof TypeError && !/is not a function|undefined/.test(error.message));
     }
   });
 });
@@ -264,7 +265,7 @@ describe("progress", () => {
     progress.take("a", at("1-1"), undefined);
     progress.take("a", at("1-2"), first.promise);
     progress.take("a", at("1-3"), second.promise);
-    progress.take("a", at("1-4"), undefined);
+    for (let seq = 4; seq < 10; seq++) progress.take("a", at(`1-${seq}`), undefined);
     progress.take("b", at("7-1"), undefined);
     assert.deepEqual(texts(progress), { a: "1-1", b: "7-1" });
     second.done();
@@ -272,9 +273,9 @@ describe("progress", () => {
     assert.deepEqual(texts(progress), { a: "1-1", b: "7-1" });
     first.done();
     await settle();
-    assert.deepEqual(texts(progress), { a: "1-4", b: "7-1" });
-    progress.take("a", at("1-5"), undefined);
-    assert.deepEqual(texts(progress), { a: "1-5", b: "7-1" });
+    assert.deepEqual(texts(progress), { a: "1-9", b: "7-1" });
+    progress.take("a", at("1-10"), undefined);
+    assert.deepEqual(texts(progress), { a: "1-10", b: "7-1" });
     assert.equal(onChange.mock.callCount(), 4);
   });
 

@@ -96,6 +96,27 @@ describe("a stream", () => {
     assert.deepEqual(tab.data(), [1, 2]);
   });
 
+  test("another one is opened for a position that is given for a topic that was just left", async () => {
+    const { herald, requests, time } = await start({ topics: ["a"] });
+    requests[0].say(welcome({ "topic:a": { position: "100-5", recovered: false } }));
+    await time.run(1);
+    herald.unsubscribe("a");
+    herald.subscribe("a", "100-2");
+    await time.run(1000);
+    assert.deepEqual(asked(requests.at(-1)), ["a", ["user:alice@100-0", "topic:a@100-2"]]);
+  });
+
+  test("what is not permitted is not asked for again", async () => {
+    const { tab, herald, requests, time } = await start({ topics: ["secret"] });
+    requests[0].say(welcome());
+    requests[0].say({ type: "error", code: "forbidden", message: "No.", channel: "topic:secret" });
+    await time.run(1);
+    herald.subscribe("a");
+    await time.run(1);
+    assert.deepEqual(asked(requests[1]), ["a", ["user:alice@100-0"]]);
+    assert.equal(tab.told.errors.length, 1);
+  });
+
   test("a newer token opens another one too", async () => {
     let number = 0;
     const browser = new FakeBrowser(new FakeServer());
@@ -172,7 +193,8 @@ describe("a stream", () => {
 });
 
 describe("refusals", () => {
-  const refusal = (status, headers = {}) => new Response("{}", { status, headers });
+  const refusal = (status, headers = {}) =>
+    new Response("{}", { status, headers: { "content-type": "application/problem+json", ...headers } });
   const cases = [
     [400, "closed", "refused"],
     [403, "closed", "refused"],
@@ -188,6 +210,14 @@ describe("refusals", () => {
       const { tab } = await start({ answers: [refusal(status)] });
       assert.equal(tab.told.states[0].name, name);
       assert.equal(tab.told.states[0].why, why);
+    });
+  }
+
+  for (const status of [400, 403, 429]) {
+    test(`${status} of something between is no word of Herald's`, async () => {
+      const { tab } = await start({ answers: [new Response("<h1>No</h1>", { status, headers: { "content-type": "text/html" } })] });
+      assert.equal(tab.told.states[0].name, "waiting");
+      assert.equal(tab.told.states[0].why, "network");
     });
   }
 
@@ -258,6 +288,35 @@ describe("where WebSockets are blocked", () => {
     assert.ok(requests[0].aborted);
     assert.equal(requests.length, 1);
     assert.equal(server.sockets.size, 1);
+  });
+
+  test("a WebSocket that opens and passes nothing on is not changed to", async () => {
+    const { server, tab, requests, time } = await blocked();
+    requests[0].say(welcome());
+    server.refuses = 0;
+    server.silent = true;
+    for (let passed = 0; passed < 1200; passed += 20) {
+      requests[0].write(":\n\n");
+      await time.run(20_000);
+    }
+    assert.deepEqual(tab.names.slice(-1), ["live"]);
+    assert.equal(requests.length, 1);
+    assert.equal(tab.herald.state.transport, "sse");
+  });
+
+  test("streams that are preferred and blocked do not end a WebSocket that works", async () => {
+    const server = new FakeServer();
+    const browser = new FakeBrowser(server);
+    const { fetch } = fakeFetch(Array.from({ length: 1000 }, () => new TypeError("network")));
+    const tab = browser.open({ fetch, transports: ["sse", "websocket"] });
+    await browser.time.run(1000);
+    const before = tab.told.states.length;
+    assert.equal(tab.herald.state.transport, "websocket");
+    for (let passed = 0; passed < 1200; passed += 20) {
+      for (const socket of server.sockets.keys()) socket.say({ type: "ping" });
+      await browser.time.run(20_000);
+    }
+    assert.equal(tab.told.states.length, before);
   });
 
   test("where the server is down, it comes back over WebSockets", async () => {

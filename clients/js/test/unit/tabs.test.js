@@ -2,6 +2,7 @@
 
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
+import { Herald } from "../../dist/herald.js";
 import { FakeServer } from "../support/fake-server.js";
 import { FakeBrowser, randomFrom, token } from "../support/machine.js";
 
@@ -312,6 +313,82 @@ describe("tabs that share a connection", () => {
     for (const tab of tabs) assert.deepEqual(tab.data(), [1]);
   });
 
+  for (const who of ["leads", "follows"]) {
+    test(`a tab that ${who} may ask for all that is kept`, async () => {
+      const server = new FakeServer();
+      const browser = new FakeBrowser(server);
+      const [one, two] = [browser.open(shared), browser.open(shared)];
+      await browser.time.run(1000);
+      for (const number of [1, 2, 3]) server.publish("topic:a", number);
+      const [asks, other] = who === "leads" ? [one, two] : [two, one];
+      other.herald.subscribe("a");
+      await browser.time.run(1000);
+      asks.herald.subscribe("a", "0-0");
+      await browser.time.run(10_000);
+      server.publish("topic:a", 4);
+      await browser.time.run(10_000);
+      server.publish("topic:a", 5);
+      await browser.time.run(10_000);
+      assert.deepEqual(asks.data(), [1, 2, 3, 4, 5]);
+      assert.deepEqual(other.data(), [4, 5]);
+      assert.ok(server.said.filter(({ type }) => type === "connect").length <= 2);
+    });
+  }
+
+  test("a position that is given for a topic that was just left counts", async () => {
+    const server = new FakeServer();
+    const browser = new FakeBrowser(server);
+    for (const number of [1, 2, 3]) server.publish("topic:a", number);
+    const tab = browser.open({ ...shared, topics: ["a"] });
+    await browser.time.run(1000);
+    tab.herald.unsubscribe("a");
+    tab.herald.subscribe("a", "100-1");
+    await browser.time.run(1000);
+    assert.deepEqual(tab.data(), [2, 3]);
+  });
+
+  test("where locks turn out to be forbidden, a tab has all that it asked for meanwhile", async () => {
+    const server = new FakeServer();
+    const browser = new FakeBrowser(server);
+    let forbid;
+    const { environment } = browser.open();
+    const locks = { request: () => new Promise((_, reject) => (forbid = () => reject(new DOMException("no", "SecurityError")))) };
+    const herald = new Herald("wss://herald.test", { ...shared, token: token("bob") }, { ...environment, locks });
+    const data = [];
+    herald.on("*", (event) => void data.push(event.data));
+    await browser.time.run(100);
+    herald.subscribe("a");
+    forbid();
+    await browser.time.run(1000);
+    server.publish("topic:a", 1);
+    await browser.time.run(10);
+    assert.deepEqual(data, [1]);
+  });
+
+  test("where the user has changed, the new one's events are for the new one's tabs alone", async () => {
+    const server = new FakeServer();
+    const browser = new FakeBrowser(server);
+    let user = "alice";
+    const expires = browser.time.time / 1000 + 60;
+    const give = () => token(user, user === "alice" ? { exp: expires } : {});
+    const one = browser.open({ ...shared, token: give });
+    await browser.time.run(1000);
+    const two = browser.open(shared);
+    await browser.time.run(1000);
+    user = "bob";
+    server.refuses = 1013;
+    server.cut();
+    await browser.time.run(120_000);
+    server.refuses = 0;
+    await browser.time.run(20_000);
+    server.publish("user:bob", "b");
+    server.publish("user:alice", "a");
+    await browser.time.run(1000);
+    assert.equal(one.herald.state.user, "bob");
+    assert.equal(two.herald.state.user, "alice");
+    assert.deepEqual([one.data(), two.data()], [["b"], ["a"]]);
+  });
+
   test("the tab that leads stores the positions", async () => {
     const server = new FakeServer();
     const browser = new FakeBrowser(server);
@@ -348,13 +425,13 @@ function check(tab, server, channel) {
   assert.equal(at, `${log.epoch}-${log.seq}`, `${channel}: the end was not heard`);
 }
 
-/** As `check`, for a topic that is joined and left: between that nothing is missing. */
+/** As `check`, for a topic that is joined and left: between that, and after a place, nothing is missing. */
 function checkWanted(tab, server) {
   const mine = tab.story.filter((each) => each.channel === "topic:u");
   let at;
-  for (const { id, to, left } of mine) {
+  for (const { id, to, left, at: given } of mine) {
     if (id && at) assert.equal(id, next(at), `topic:u: ${JSON.stringify(mine)}`);
-    at = left ? undefined : id ?? to;
+    at = left || given === "0-0" ? undefined : id ?? to ?? given;
   }
   const log = server.log("topic:u");
   const end = `${log.epoch}-${log.seq}`;
@@ -390,6 +467,16 @@ async function story(seed) {
       else tab.herald.unsubscribe("u");
       if (!tab.wants) tab.story.push({ channel: "topic:u", left: true });
     },
+    // Joined, or joined already: all that is kept, or what follows a place.
+    resume: () => {
+      const tab = pick([...browser.tabs].filter(({ frozen }) => !frozen));
+      if (!tab) return;
+      const { epoch, seq } = server.log("topic:u");
+      const position = random() < 0.5 ? "0-0" : `${epoch}-${Math.max(0, seq - Math.floor(random() * 4))}`;
+      tab.wants = true;
+      tab.story.push({ channel: "topic:u", at: position });
+      tab.herald.subscribe("u", position);
+    },
     burst: () => Array.from({ length: 8 }, acts.publish),
     open: () => browser.tabs.size < 5 && open(),
     shut: () => pick([...browser.tabs])?.shut(),
@@ -410,7 +497,7 @@ async function story(seed) {
     lose: () => random() < 0.3 && server.loseAll(pick([1, -1]) * ++losses + 100),
     wait: () => browser.time.run(30_000),
   };
-  const often = ["publish", "publish", "publish", "publish", "burst", "open", "want"];
+  const often = ["publish", "publish", "publish", "publish", "burst", "open", "want", "resume"];
   const did = [];
   for (let step = 0; step < 60; step++) {
     const name = random() < 0.6 ? pick(often) : pick(Object.keys(acts));
