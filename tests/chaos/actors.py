@@ -39,9 +39,9 @@ class Publisher:
         self.book = PublisherBook()
         self.padding = ""
         """Goes into every event: what makes it larger."""
+        self.channels = channels
         self._ports = ports
         self._key = key
-        self._channels = channels
         self._pause = pause
         self._chance = chance
         self._numbers = dict.fromkeys(channels, 0)
@@ -52,18 +52,19 @@ class Publisher:
         http = HttpClient(self._key, timeout=5.0)
         try:
             while not stop.is_set():
-                channel = self._chance.choice(self._channels)
+                channel = self._chance.choice(self.channels)
                 self._numbers[channel] += 1
                 await self._publish(http, channel, self._numbers[channel], stop)
                 await asyncio.sleep(self._pause * 2 * self._chance.random())
         finally:
             http.close()
 
-    async def publish_one(self, channel: str) -> None:
-        """One more event; returns once it is accepted."""
+    async def publish_to(self, channels: Sequence[str]) -> None:
+        """One more event to each; returns once all are accepted."""
         http = HttpClient(self._key, timeout=5.0)
-        self._numbers[channel] += 1
-        await self._publish(http, channel, self._numbers[channel], asyncio.Event())
+        for channel in channels:
+            self._numbers[channel] += 1
+            await self._publish(http, channel, self._numbers[channel], asyncio.Event())
         http.close()
 
     async def _publish(
@@ -122,6 +123,8 @@ class Subscriber:
         self._at: dict[str, Position] = {}
         self._socket: ClientConnection | None = None
         self._told_to_wait = 0.0  # seconds, by `reconnect`
+        self._present = asyncio.Event()
+        self._present.set()
         self.welcomed = asyncio.Event()
 
     @property
@@ -141,6 +144,9 @@ class Subscriber:
         failures = 0
         while not stop.is_set():
             self.welcomed.clear()
+            if not self._present.is_set():
+                await _first(self._present, stop)
+                continue
             ended = await self._listen(stop)
             self.book.closes[ended] += 1
             if (ended in _STAY_AWAY or ended.startswith("41")) and not stop.is_set():
@@ -157,6 +163,16 @@ class Subscriber:
         """Lose the connection, as a laptop that is closed."""
         if self._socket is not None:
             self._socket.abort()
+
+    def leave(self) -> None:
+        """Break off, and stay away until `come_back`."""
+        self._present.clear()
+        self.welcomed.clear()
+        self.break_off()
+
+    def come_back(self) -> None:
+        """Resume from where it was."""
+        self._present.set()
 
     def stall(self) -> None:
         """Stop reading."""
@@ -187,12 +203,13 @@ class Subscriber:
             return "unreachable"
         self.book.connections += 1
         self._socket = socket
+        if not self._present.is_set():
+            socket.abort()  # it left on the way
         stopping = asyncio.ensure_future(stop.wait())
+        either: set[asyncio.Future[Any]] = {socket.ended, stopping}
         try:
             while not socket.ended.done() and not stop.is_set():
-                await asyncio.wait(
-                    {socket.ended, stopping}, timeout=0.5, return_when=asyncio.FIRST_COMPLETED
-                )
+                await asyncio.wait(either, timeout=0.5, return_when=asyncio.FIRST_COMPLETED)
                 quiet = loop.time() - socket.heard_at
                 if quiet > self._silence and not self.stalled and not socket.ended.done():
                     socket.abort()
@@ -269,10 +286,20 @@ class StreamSubscriber(Subscriber):
                     self._move(channel, joined["position"], position)
         self._last_id = last_id
         for place in last_id.split(","):
-            name, _, position = place.rpartition("@")
+            name, _, there = place.rpartition("@")
             channel = unquote(name)
-            if self.positions.get(channel) != position:
+            if self.positions.get(channel) != there:
                 self.book.complaints.append(
-                    f"an id has {channel} at {position}, after {message} "
+                    f"an id has {channel} at {there}, after {message} "
                     f"it is at {self.positions.get(channel)}"
                 )
+
+
+async def _first(*events: asyncio.Event) -> None:
+    """Until one of them is set."""
+    waiting = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for waiter in waiting:
+            waiter.cancel()

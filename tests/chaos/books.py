@@ -63,6 +63,8 @@ class SubscriberBook:
 
     name: str
     records: dict[str, list[Record]] = field(default_factory=dict)
+    late: bool = False
+    """It came when everything was over, and asked for all that is retained (`0-0`): a witness."""
     connections: int = 0
     closes: Counter[str] = field(default_factory=Counter)
     complaints: list[str] = field(default_factory=list)

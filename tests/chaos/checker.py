@@ -11,12 +11,24 @@ to clients: drop an event whose position was seen, keep the position of the last
   engine with a slow clock has made;
 * an accepted event between a gap's two places is missing, but announced before anything later; it
   was lost all the same if the engine is known to have had it still (see `_witness`);
+* a gap that leads back is to another log, of an engine with a slow clock or of a second primary:
+  what that one has comes again, and what the client had of later epochs is announced as missing
+  until another gap leads to them;
 * from one epoch to the next leads nothing but a gap between the two, save for who asked for what is
   retained (`0-0`): that one is told of no end of an epoch that came before;
 * the same event twice is a double, unless a gap lies between: an engine that lost the first one has
   lost its idempotency key too, and its publisher repeated it.
 
-Nothing may be trimmed and nothing may expire: every gap is held to be the engine's loss.
+Witnesses come when everything is over and ask for what is retained. Nothing is lost any more, so:
+
+* they are told of no gap;
+* what one of them is given was there for everybody: for the other witnesses, and for whoever was
+  told a gap instead;
+* an engine that keeps what it accepted (`keeps`) has all of it for them, whatever epochs ended.
+
+Nothing may expire. Where logs are trimmed to so many events (`history`), the log's beginning may be
+missing for who asks for all of it, and witnesses get exactly so many, the last ones. Otherwise
+every gap is held to be the engine's loss.
 """
 
 from __future__ import annotations
@@ -39,6 +51,8 @@ from tests.chaos.books import (
 
 _EXAMPLES = 10
 _BEGINNING = (0, 0)
+_FOR_EVER = 1 << 64
+"""Later than any epoch."""
 
 
 @dataclass
@@ -79,9 +93,21 @@ class Verdict:
             self.examples.append(text)
 
 
-def check(publishers: Iterable[PublisherBook], subscribers: Iterable[SubscriberBook]) -> Verdict:
-    """The verdict, once everything has had time to arrive."""
+def check(
+    publishers: Iterable[PublisherBook],
+    subscribers: Iterable[SubscriberBook],
+    *,
+    keeps: bool = False,
+    history: int | None = None,
+) -> Verdict:
+    """The verdict, once everything has had time to arrive.
+
+    Args:
+        keeps: the engine loses nothing that was accepted.
+        history: to how many events a log is trimmed, where it is.
+    """
     verdict = Verdict()
+    rules = _Rules(keeps, history)
     subscribers = list(subscribers)
     logs: defaultdict[str, _Log] = defaultdict(_Log)
     for publisher in publishers:
@@ -91,14 +117,23 @@ def check(publishers: Iterable[PublisherBook], subscribers: Iterable[SubscriberB
     verdict.accepted = sum(len(log.accepted) for log in logs.values())
     for subscriber in subscribers:
         for channel, records in subscriber.records.items():
-            _witness(logs[channel], records)
+            _witness(logs[channel], records, subscriber.late)
     for subscriber in subscribers:
         for complaint in subscriber.complaints:
             verdict.broken += 1
             verdict.tell(f"{subscriber.name}: {complaint}")
         for channel, records in subscriber.records.items():
-            _Walk(subscriber.name, channel, logs[channel], verdict).along(records)
+            walk = _Walk(subscriber, channel, logs[channel], rules, verdict)
+            walk.along(records)
     return verdict
+
+
+@dataclass(frozen=True)
+class _Rules:
+    """What holds of the engine; see `check`."""
+
+    keeps: bool
+    history: int | None
 
 
 @dataclass
@@ -107,11 +142,13 @@ class _Log:
 
     Attributes:
         accepted: the numbers of the events that were answered with 202.
+        seen: the positions of all events that somebody was given.
         kept: events that survived their epoch, and the latest epoch in which they were there.
         epoch: the highest that somebody saw.
     """
 
     accepted: dict[Position, int] = field(default_factory=dict)
+    seen: set[Position] = field(default_factory=set)
     kept: dict[Position, int] = field(default_factory=dict)
     epoch: int = 0
 
@@ -124,11 +161,12 @@ def _accept(channel: str, log: _Log, event: Accepted, verdict: Verdict) -> None:
     log.epoch = max(log.epoch, position[0])
 
 
-def _witness(log: _Log, records: Sequence[Record]) -> None:
+def _witness(log: _Log, records: Sequence[Record], late: bool) -> None:
     """Learn of a log from what one subscriber saw.
 
     Who asked for everything retained, and was given an event and then one of a later epoch without
-    a gap between, shows that the first one was still there when the later epoch had begun.
+    a gap between, shows that the first one was still there when the later epoch had begun. Who did
+    so when everything was over shows that it was there all the time.
     """
     replayed: list[Position] = []
     asked_for_all = False
@@ -140,6 +178,9 @@ def _witness(log: _Log, records: Sequence[Record]) -> None:
                 if asked_for_all and replayed and replayed[-1][0] < epoch:
                     for other in replayed:
                         log.kept[other] = max(epoch, log.kept.get(other, 0))
+                if asked_for_all and late:
+                    log.kept[position] = _FOR_EVER
+                log.seen.add(position)
                 replayed.append(position)
                 log.epoch = max(log.epoch, epoch)
             case Gap(_, (epoch, _)):
@@ -150,9 +191,18 @@ def _witness(log: _Log, records: Sequence[Record]) -> None:
 class _Walk:
     """One subscriber's way through one channel."""
 
-    def __init__(self, who: str, channel: str, log: _Log, verdict: Verdict) -> None:
-        self._where = f"{who} on {channel}"
+    def __init__(
+        self,
+        subscriber: SubscriberBook,
+        channel: str,
+        log: _Log,
+        rules: _Rules,
+        verdict: Verdict,
+    ) -> None:
+        self._where = f"{subscriber.name} on {channel}"
+        self._late = subscriber.late
         self._log = log
+        self._rules = rules
         self._order = sorted(log.accepted)
         self._verdict = verdict
         self._at: Position | None = None
@@ -161,7 +211,8 @@ class _Walk:
         self._seen: set[Position] = set()
         self._numbers: dict[int, int] = {}  # a number, and how many gaps there were before it
         self._gaps = 0
-        self._missed: set[Position] = set()
+        self._covered: set[Position] = set()  # by gaps, and not promised again since
+        self._lost: set[Position] = set()
 
     def along(self, records: Sequence[Record]) -> None:
         for record in records:
@@ -177,22 +228,32 @@ class _Walk:
             return
         behind = self._between(self._at, None)
         if self._asked_for_all:
-            behind = [position for position in behind if position[0] == self._log.epoch]
+            epoch = self._log.epoch
+            behind = [p for p in behind if p[0] == epoch or self._is_retained(p, epoch)]
         self._lose(behind, "never came")
+        if self._late and self._rules.history is not None:
+            known = sorted(self._log.seen | self._log.accepted.keys())
+            self._lose(known[-self._rules.history :], "of what is retained never came")
+        self._verdict.covered += len(self._covered - self._seen - self._lost)
 
     def _event(self, position: Position, number: int) -> None:
         verdict = self._verdict
         if self._at is None:
             self._break("an event before the welcome")
             return
-        if position in self._seen:
+        again = position in self._seen
+        if again:
             verdict.repeated += 1
-            return
         if position <= self._at:
-            verdict.misordered += 1
-            verdict.tell(f"{self._where}: {position} came after {self._at}")
+            if not again:
+                verdict.misordered += 1
+                verdict.tell(f"{self._where}: {position} came after {self._at}")
             return
         self._step(self._at, position)
+        self._at = position
+        self._moved = True
+        if again:
+            return  # a gap led back to where it is
         expected = self._log.accepted.get(position, number)
         if number != expected:
             verdict.forged += 1
@@ -205,8 +266,6 @@ class _Walk:
             verdict.again += 1
         self._numbers[number] = self._gaps
         self._seen.add(position)
-        self._at = position
-        self._moved = True
         verdict.delivered += 1
 
     def _step(self, at: Position, position: Position) -> None:
@@ -214,9 +273,11 @@ class _Walk:
         skipped = [other for other in self._between(at, position) if other != position]
         crosses = position[0] != at[0]
         if crosses and self._asked_for_all:
-            # What an engine lost with an epoch's end is not retained.
-            at = (position[0], 0)
-            skipped = [other for other in skipped if other > at]
+            # What an engine lost with an epoch's end is not retained, nor what was trimmed.
+            trimmed = self._rules.history is not None and at == _BEGINNING
+            at = (position[0], position[1] - 1 if trimmed else 0)
+            epoch = position[0]
+            skipped = [o for o in skipped if o > at or self._is_retained(o, epoch)]
         elif crosses:
             self._break(f"from {at} to {position} without a gap")
         if skipped:
@@ -226,16 +287,22 @@ class _Walk:
             self._verdict.tell(f"{self._where}: a hole between {at} and {position}")
 
     def _gap(self, since: Position, to: Position) -> None:
+        if self._late:
+            self._break(f"a gap from {since} to {to}, when everything was over")
         if since != self._at and not self._is_brought_on(since):
             self._break(f"a gap from {since}, but the client was at {self._at}")
         back = to < since
         if to == since or (back and to[0] == since[0] and self._moved):
             self._break(f"a gap from {since} to {to}")
-        within = self._between(since, None if back else to)
-        if not back:
-            kept = [position for position in within if self._log.kept.get(position, 0) >= to[0]]
+        # What follows is promised, also to who was told before that it misses it.
+        self._covered = {position for position in self._covered if position <= to}
+        if back:
+            self._covered.update(self._between((to[0], _FOR_EVER), None))
+        else:
+            within = self._between(since, to)
+            kept = [position for position in within if self._is_retained(position, to[0])]
             self._lose(kept, f"retained, but left out by the gap from {since} to {to}")
-        self._cover(within)
+            self._covered.update(within)
         self._verdict.gaps += 1
         self._gaps += 1
         self._asked_for_all = False
@@ -246,10 +313,9 @@ class _Walk:
         """Whether all that was retained ended with an epoch, and the next has no event yet."""
         return self._asked_for_all and self._at is not None and self._at < since and since[1] == 0
 
-    def _cover(self, positions: Sequence[Position]) -> None:
-        missing = [p for p in positions if p not in self._seen and p not in self._missed]
-        self._missed.update(missing)
-        self._verdict.covered += len(missing)
+    def _is_retained(self, position: Position, epoch: int) -> bool:
+        """Whether an accepted event is known to be there once that epoch has begun."""
+        return self._rules.keeps or self._log.kept.get(position, 0) >= epoch
 
     def _between(self, since: Position, to: Position | None) -> list[Position]:
         """Accepted positions behind the first, up to and with the second."""
@@ -258,8 +324,9 @@ class _Walk:
         return self._order[first:last]
 
     def _lose(self, positions: Sequence[Position], how: str) -> None:
-        lost = [p for p in positions if p not in self._missed and p not in self._seen]
-        self._missed.update(lost)
+        settled = (self._covered, self._seen, self._lost)
+        lost = [position for position in positions if not any(position in s for s in settled)]
+        self._lost.update(lost)
         self._verdict.lost += len(lost)
         if lost:
             self._verdict.tell(f"{self._where}: {len(lost)} {how}, the first {lost[0]}")

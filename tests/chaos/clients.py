@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from tests.chaos.world import CALM, CALM_SILENCE, MARKER, Scenario, World
+from tests.chaos.world import CALM, CALM_SILENCE, MARKER, Scenario, World, until
 
 
 async def _stopped_readers(world: World) -> None:
@@ -69,6 +69,30 @@ async def _from_nowhere(world: World) -> None:
     await world.connected()
 
 
+async def _away_for_too_long(world: World) -> None:
+    """Meanwhile more is published than is retained."""
+    for _ in range(world.scale.repeats):
+        away = world.subscribers[::2]
+        for subscriber in away:
+            subscriber.leave()
+        await _more_than_is_retained(world)
+        for subscriber in away:
+            subscriber.come_back()
+        await world.connected()
+        await world.go_on()
+
+
+async def _more_than_is_retained(world: World) -> None:
+    """Publishing goes on until it is, in every channel; publishers choose as they like."""
+    assert world.scenario.history is not None
+    enough = world.scenario.history + 1
+    before = world.accepted_by_channel()
+    await until(
+        lambda: min((world.accepted_by_channel() - before).get(c, 0) for c in before) >= enough,
+        "more is published than is retained",
+    )
+
+
 async def _thousands_of_topics(world: World) -> None:
     for _ in range(world.scale.repeats):
         for subscriber in world.subscribers:
@@ -104,6 +128,14 @@ SCENARIOS = (
         "resumes from the future, from another epoch, and from the beginning",
         _from_nowhere,
         gaps=True,
+        keeps=True,
+    ),
+    Scenario(
+        "away for too long",
+        "of each channel 20 events are retained, and half of the clients miss more",
+        _away_for_too_long,
+        gaps=True,
+        history=20,
     ),
     Scenario(
         "thousands of topics",

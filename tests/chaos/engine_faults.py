@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import redis
 
 from service.broker.topology import slot_of
+from tests.chaos.actors import Subscriber
+from tests.chaos.books import Gap
 from tests.chaos.engines import (
     DURABLE,
     Durable,
@@ -20,8 +23,10 @@ from tests.chaos.engines import (
     Single,
     until,
 )
-from tests.chaos.world import Scenario, World
+from tests.chaos.partition import SplitSentinelSet
+from tests.chaos.world import PATIENCE, Scenario, World
 from tests.harness.cluster import Node
+from tests.harness.process import Herald
 
 
 async def _restarted(world: World) -> None:
@@ -32,6 +37,26 @@ async def _restarted(world: World) -> None:
         await world.all_unready()
         await asyncio.to_thread(server.process.restart)
         await world.all_ready()
+        await world.go_on()
+
+
+async def _restarted_meanwhile(world: World) -> None:
+    """The engine restarts, twice, while nobody listens; publishing goes on before and between."""
+    for _ in range(world.scale.repeats):
+        for subscriber in world.subscribers:
+            subscriber.leave()
+        await world.deserted()  # so that no gateway crosses the ends of epochs for anybody
+        await world.go_on()
+        for _ in range(2):
+            world.strike()
+            world.single.server.process.kill()
+            await world.all_unready()
+            await asyncio.to_thread(world.single.server.process.restart)
+            await world.all_ready()
+            await world.go_on()
+        for subscriber in world.subscribers:
+            subscriber.come_back()
+        await world.connected()
         await world.go_on()
 
 
@@ -50,6 +75,67 @@ async def _failover(world: World) -> None:
         await asyncio.to_thread(engine.wait_whole)
 
 
+async def _two_primaries(world: World) -> None:
+    """The old primary and one gateway on one side, everybody else of the engine on the other.
+
+    Clients and publishers reach all gateways, and some go from one side to the other.
+    """
+    engine = world.engine
+    assert isinstance(engine, SplitSentinelSet)
+    for _ in range(world.scale.repeats):
+        old = await asyncio.to_thread(engine.primary)
+        near = world.chance.choice(world.nodes)
+        await asyncio.to_thread(engine.split, [old.process.pid, near.process.pid])
+        await asyncio.to_thread(engine.wait_for_another, old)
+        await _store(world.nodes)
+        await _wander(world)
+        await _store(world.nodes)
+        assert old.admin.info("replication")["role"] == "master"
+        assert await asyncio.to_thread(engine.primary) is not old
+        await asyncio.to_thread(engine.heal)
+        await asyncio.to_thread(until, functools.partial(_follows, old.admin))
+        await asyncio.to_thread(engine.wait_whole)
+        await world.all_ready()
+        await world.go_on()
+
+
+async def _wander(world: World) -> None:
+    """Some break off and go anywhere, until one was led from the new log back to the old one."""
+    wanderers = world.subscribers[2:]
+    before = sum(map(_ways_back, wanderers))
+    async with asyncio.timeout(PATIENCE):
+        while sum(map(_ways_back, wanderers)) == before:
+            for wanderer in wanderers:
+                wanderer.welcomed.clear()
+                wanderer.break_off()
+            await world.connected()
+            await asyncio.sleep(0.1)
+
+
+def _ways_back(subscriber: Subscriber) -> int:
+    records = (record for records in subscriber.book.records.values() for record in records)
+    return sum(isinstance(record, Gap) and record.to < record.since for record in records)
+
+
+async def _store(nodes: Sequence[Herald]) -> None:
+    """Until each of them has had some more events stored, be they copied or not."""
+
+    def stored(node: Herald) -> float:
+        metrics = node.metrics()
+        return metrics["herald_events_accepted_total"] + metrics["herald_events_uncopied_total"]
+
+    def grown() -> bool:
+        return all(stored(node) >= count + 3 for node, count in before.items())
+
+    before = {node: await asyncio.to_thread(stored, node) for node in nodes}
+    await asyncio.to_thread(until, grown)
+
+
+def _follows(client: redis.Redis) -> bool:
+    """Whether it is a replica, and has all that its primary has."""
+    return bool(client.info("replication").get("master_link_status") == "up")
+
+
 async def _cluster_failover(world: World) -> None:
     engine = world.engine
     assert isinstance(engine, ReplicatedCluster)
@@ -66,7 +152,7 @@ async def _cluster_failover(world: World) -> None:
 
 
 def _until_replica(node: Node) -> None:
-    until(lambda: node.client.info("replication").get("master_link_status") == "up")
+    until(lambda: _follows(node.client))
 
 
 async def _slots_moved(world: World) -> None:
@@ -198,7 +284,7 @@ async def _stands_still(world: World) -> None:
 async def _wrong_password(world: World) -> None:
     server = world.single.server
     admin = server.admin
-    with admin.client() as held:  # authenticated before, so it stays in
+    with admin.client() as held:  # type: ignore[no-untyped-call]  # authenticated before, so it stays in
         for _ in range(world.scale.repeats):
             world.strike()
             held.execute_command("CONFIG", "SET", "requirepass", "changed")
@@ -227,6 +313,23 @@ SCENARIOS = (
         _restarted,
         Durable,
         gaps=True,
+        keeps=True,
+        unready=True,
+    ),
+    Scenario(
+        "engine restarted with clients away, nothing kept",
+        "all clients away, meanwhile two times `kill -9` of an engine that keeps nothing on disk",
+        _restarted_meanwhile,
+        gaps=True,
+        unready=True,
+    ),
+    Scenario(
+        "engine restarted with clients away, everything kept",
+        "all clients away, meanwhile two times `kill -9` of an engine with an append-only file",
+        _restarted_meanwhile,
+        Durable,
+        gaps=True,
+        keeps=True,
         unready=True,
     ),
     Scenario(
@@ -236,6 +339,22 @@ SCENARIOS = (
         SentinelSet,
         gaps=True,
         unready=True,
+    ),
+    Scenario(
+        "two primaries",
+        "the primary of 1 + 2 and one gateway cut off from replicas and sentinels, later healed",
+        _two_primaries,
+        SplitSentinelSet,
+        gaps=True,
+    ),
+    Scenario(
+        "two primaries, with copies",
+        "the same with `HERALD_MIN_REPLICAS=1`",
+        _two_primaries,
+        SplitSentinelSet,
+        settings={"min_replicas": "1", "replica_timeout": "0.2"},
+        gaps=True,
+        keeps=True,
     ),
     Scenario(
         "Cluster failover",
@@ -251,6 +370,7 @@ SCENARIOS = (
         _slots_moved,
         ReplicatedCluster,
         gaps=True,
+        keeps=True,
     ),
     Scenario("scripts flushed", "SCRIPT FLUSH, again and again", _scripts_flushed),
     Scenario(
@@ -273,6 +393,7 @@ SCENARIOS = (
         "REPLICAOF somewhere, later REPLICAOF NO ONE",
         _demoted,
         gaps=True,
+        keeps=True,
         unready=True,
     ),
     Scenario(
@@ -290,6 +411,7 @@ SCENARIOS = (
             *("--key-load-delay", "200", "--loading-process-events-interval-bytes", "1024"),
         ),
         gaps=True,
+        keeps=True,
     ),
     Scenario(
         "engine stands still",

@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import redis
 
@@ -24,7 +25,8 @@ class Server:
     """One engine process."""
 
     def __init__(self, *arguments: str) -> None:
-        self.port = free_port()
+        self.port = self.known_port = free_port()
+        """`known_port` is where others look for it."""
         self.process = EmbeddedEngine(
             (
                 *("--port", str(self.port), "--bind", "127.0.0.1"),
@@ -36,7 +38,7 @@ class Server:
         self.admin = redis.Redis(port=self.port)
 
     def do(self, *command: str | int) -> object:
-        return self.admin.execute_command(*command)
+        return self.admin.execute_command(*command)  # type: ignore[no-untyped-call]
 
     def stop(self) -> None:
         self.admin.close()
@@ -69,17 +71,18 @@ class SentinelSet:
 
     def __init__(self) -> None:
         self.servers: list[Server] = []
-        self._sentinels: list[subprocess.Popen[bytes]] = []
-        self._ports: list[int] = []
+        self.sentinels: list[subprocess.Popen[bytes]] = []
+        self.sentinel_ports: list[int] = []
         self._directory = Path(tempfile.mkdtemp(prefix="herald-sentinels-"))
         try:
-            first = Server()
+            first = self.start_server()
             self.servers.append(first)
+            of = ("--replicaof", "127.0.0.1", str(first.known_port))
             for _ in range(2):
-                self.servers.append(Server("--replicaof", "127.0.0.1", str(first.port)))
+                self.servers.append(self.start_server(*of))
             until(lambda: first.admin.info("replication")["connected_slaves"] == 2)
             for number in range(3):
-                self._start_sentinel(number, first.port)
+                self._start_sentinel(number, first.known_port)
             until(self._know_each_other)
         except BaseException:
             self.stop()
@@ -87,14 +90,19 @@ class SentinelSet:
 
     @property
     def url(self) -> str:
-        return "redis+sentinel://" + ",".join(f"127.0.0.1:{p}" for p in self._ports) + "/main"
+        hosts = ",".join(f"127.0.0.1:{port}" for port in self.sentinel_ports)
+        return f"redis+sentinel://{hosts}/main"
+
+    def start_server(self, *arguments: str) -> Server:
+        """One more engine; `arguments` say what it is at first."""
+        return Server(*arguments)
 
     def primary(self) -> Server:
         """As most sentinels say; the one that they agree on."""
-        votes = [self._primary_port(port) for port in self._ports]
+        votes = [self._primary_port(port) for port in self.sentinel_ports]
         port = max(set(votes), key=votes.count)
         for server in self.servers:
-            if server.port == port:
+            if server.known_port == port:
                 return server
         raise redis.ConnectionError("the sentinels know no primary")
 
@@ -112,7 +120,7 @@ class SentinelSet:
         )
 
     def stop(self) -> None:
-        for sentinel in self._sentinels:
+        for sentinel in self.sentinels:
             sentinel.kill()
             sentinel.wait()
         for server in self.servers:
@@ -129,19 +137,23 @@ class SentinelSet:
             "sentinel failover-timeout main 5000\nsentinel parallel-syncs main 2\n"
         )
         with (self._directory / f"{number}.log").open("wb") as output:
-            self._sentinels.append(
+            self.sentinels.append(
                 subprocess.Popen(
                     [_BINARY or find_engine(), str(config), "--sentinel"],
                     stdout=output,
                     stderr=subprocess.STDOUT,
                 )
             )
-        self._ports.append(port)
+        self.sentinel_ports.append(port)
+        # Who comes back as a primary is asked who it is every 10 s, and made a replica after four
+        # times of 2 s; discoveries take as long. Tests need not.
+        shorter = ("INFO-PERIOD", "500", "PUBLISH-PERIOD", "250")
+        until(lambda: self._ask(port, "DEBUG", *shorter) is not None)
 
-    def _ask(self, port: int, *command: str) -> list[object]:
+    def _ask(self, port: int, *command: str) -> Any:
         with redis.Redis(port=port, decode_responses=True) as sentinel:
             sentinel.response_callbacks.clear()
-            return list(sentinel.execute_command("SENTINEL", *command))
+            return sentinel.execute_command("SENTINEL", *command)
 
     def _primary_port(self, port: int) -> int:
         with contextlib.suppress(redis.ConnectionError):
@@ -153,7 +165,7 @@ class SentinelSet:
             return all(
                 len(self._ask(port, "SENTINELS", "main")) == 2
                 and len(self._ask(port, "REPLICAS", "main")) == 2
-                for port in self._ports
+                for port in self.sentinel_ports
             )
         return False
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import resource
 import signal
+import time
+from datetime import datetime
 from pathlib import Path
 
-from tests.chaos.world import CALM, CALM_SILENCE, Scenario, World
-from tests.harness.process import Herald
+from tests.chaos import skewed
+from tests.chaos.world import CALM, CALM_SILENCE, PATIENCE, Scenario, World
+from tests.harness.process import Herald, mint
 
 
 async def _killed(world: World) -> None:
@@ -86,6 +89,55 @@ async def _out_of_memory(world: World) -> None:
     await world.connected(newcomers)
 
 
+async def _wrong_clocks(world: World) -> None:
+    """One gateway five minutes ahead, one as much behind, then the other way round.
+
+    The subscribers' tokens live for an hour. What has less to live than the clock is ahead is
+    refused there, and only there.
+    """
+    for _ in range(world.scale.repeats):
+        for ahead, behind in (world.nodes, world.nodes[::-1]):
+            await _put_clock(ahead, skewed.AHEAD, 300.0)
+            await _put_clock(behind, skewed.BEHIND, -300.0)
+            await world.go_on()
+            statuses = [await asyncio.to_thread(_token_of_a_minute, n) for n in (ahead, behind)]
+            assert statuses == [401, 200]
+            for subscriber in world.subscribers[::2]:
+                subscriber.welcomed.clear()
+                subscriber.break_off()
+            await world.connected()
+            await world.hold()  # the clocks of those who stay are looked at, at their pings
+            await world.go_on()
+    for node in world.nodes:
+        await _put_clock(node, skewed.RIGHT, 0.0)
+    ends = {end for subscriber in world.subscribers for end in subscriber.book.closes}
+    assert not ends & {"3000", "401"}, ends
+
+
+async def _put_clock(node: Herald, which: signal.Signals, ahead: float) -> None:
+    """Returns once what the gateway accepts has that time, more or less."""
+    node.signal(which)
+    channel = "topic:clock"
+
+    def stands() -> bool:
+        before = node.publish(channel)["positions"][channel]
+        epoch, _, seq = before.partition("-")
+        answer = node.get(f"/v1/channels/{channel}/events", after=f"{epoch}-{int(seq) - 1}")
+        accepted = datetime.fromisoformat(answer.json()["events"][0]["time"])
+        return abs(accepted.timestamp() - time.time() - ahead) < 60.0
+
+    async with asyncio.timeout(PATIENCE):
+        while not await asyncio.to_thread(stands):
+            await asyncio.sleep(0.05)
+
+
+def _token_of_a_minute(node: Herald) -> int:
+    """The status with which a stream is opened with it."""
+    headers = {"authorization": f"Bearer {mint('u0', ttl=60.0)}"}
+    with node.http.stream("GET", "/v1/stream", headers=headers) as answer:
+        return answer.status_code
+
+
 def _limit(node: Herald, what: int, soft: int) -> None:
     _, hard = resource.prlimit(node.process.pid, what)
     most = soft if hard == resource.RLIM_INFINITY else min(soft, hard)
@@ -117,6 +169,12 @@ SCENARIOS = (
         "the event loop of all gateways stands still for 3 s",
         _blocked,
         module="tests.chaos.blockable",
+    ),
+    Scenario(
+        "wrong clocks",
+        "the wall clock of one gateway 5 min ahead, of another 5 min behind, and exchanged",
+        _wrong_clocks,
+        module="tests.chaos.skewed",
     ),
     Scenario(
         "out of file descriptors",

@@ -76,6 +76,12 @@ class Proxy:
         if self._tasks:  # they end with their connections; asyncio complains of cancelled ones
             await asyncio.wait(self._tasks, timeout=10.0)
 
+    def passage(self, writer: asyncio.StreamWriter) -> asyncio.Event:
+        """For a new connection: what is set while anything may pass; see `partition`."""
+        passage = asyncio.Event()
+        passage.set()
+        return passage
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
@@ -93,7 +99,7 @@ class Proxy:
         except OSError:
             _reset(writer)
             return
-        fate = _Fate()
+        fate = _Fate(self.passage(writer))
         ends = (writer, there[1])
         self._writers.update(ends)
         try:
@@ -117,6 +123,7 @@ class Proxy:
     ) -> None:
         carried = 0
         while data := await source.read(_CHUNK):
+            await fate.passage.wait()
             weather = self.weather
             if weather.delay:
                 await asyncio.sleep(weather.delay)
@@ -138,6 +145,7 @@ class Proxy:
             else:
                 target.write(data)
             await target.drain()
+        await fate.passage.wait()  # an end is not told either
         raise _Reset  # either end ends both: nothing here half-closes
 
 
@@ -148,7 +156,9 @@ class _Reset(Exception):
 class _Fate:
     """Of one connection: once something was swallowed, nothing passes; TCP has no holes."""
 
-    dead = False
+    def __init__(self, passage: asyncio.Event) -> None:
+        self.passage = passage
+        self.dead = False
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:

@@ -1,5 +1,7 @@
 """Connects, disconnects and publishing for a long time; everything must be flat at the end.
 
+A third of the clients have streams of server-sent events instead of WebSockets.
+
 `SOAK_SECONDS=3600 pytest -s tests/chaos/test_soak.py` runs for an hour and shows its progress.
 """
 
@@ -15,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.chaos.engines import Single
-from tests.chaos.wire import ClientSocket, HttpClient
+from tests.chaos.wire import ClientConnection, ClientSocket, ClientStream, HttpClient
 from tests.harness.process import KEY, Herald, mint
 
 _USERS = 200
@@ -29,6 +31,7 @@ class Sample:
     Attributes:
         rss: bytes.
         descriptors, tasks: of the gateway.
+        connections, streams: of the gateway; the second are some of the first.
         channels: listened to by the gateway, as it says.
         subscriptions: of the engine's clients, all gateways' probes among them.
         keys: of the engine.
@@ -38,6 +41,7 @@ class Sample:
     descriptors: int
     tasks: int
     connections: int
+    streams: int
     channels: int
     subscriptions: int
     keys: int
@@ -45,10 +49,17 @@ class Sample:
 
 @dataclass
 class Soak:
-    """What was done, and what was there: at rest before, while it went on, at rest after."""
+    """What was done, and what was there: at rest before, while it went on, at rest after.
+
+    Attributes:
+        connects, streams: the second are some of the first.
+        received, streamed: events, and those of them that came over streams.
+    """
 
     connects: int = 0
+    streams: int = 0
     received: int = 0
+    streamed: int = 0
     published: int = 0
     before: Sample | None = None
     during: list[Sample] = field(default_factory=list)
@@ -58,12 +69,13 @@ class Soak:
 def sample(node: Herald, engine: Single) -> Sample:
     metrics = node.metrics()
     admin = engine.server.admin
-    names = admin.execute_command("PUBSUB", "SHARDCHANNELS")
+    names = admin.execute_command("PUBSUB", "SHARDCHANNELS")  # type: ignore[no-untyped-call]
     return Sample(
         int(metrics["process_resident_memory_bytes"]),
         len(list(Path(f"/proc/{node.process.pid}/fd").iterdir())),
         int(metrics["herald_tasks"]),
         int(metrics["herald_connections"]),
+        int(metrics["herald_streams"]),
         int(metrics["herald_channels"]),
         len(names),
         len(admin.keys("*")),  # DBSIZE counts what has expired and is not gone yet
@@ -104,7 +116,8 @@ class _Work:
         for number in range(_SAMPLES):
             await asyncio.sleep(seconds / _SAMPLES)
             soak.during.append(await self._sample())
-            tell(f"{number + 1}/{_SAMPLES}: {soak.connects:,} connects, {soak.during[-1]}")
+            connects = f"{soak.connects:,} connects, {soak.streams:,} of them streams"
+            tell(f"{number + 1}/{_SAMPLES}: {connects}, {soak.during[-1]}")
         self._stop.set()
         await asyncio.gather(*work)
         await self._at_rest()
@@ -123,21 +136,29 @@ class _Work:
     async def _visit(self, user: int, stay: float) -> None:
         """Connect, subscribe, listen for a while, and leave in one of the ways in which one can."""
         welcomed = asyncio.Event()
+        topic = f"t{self._chance.randrange(20)}"
+        positions = self._chance.choice([{}, {"all": "0-0"}, {f"user:u{user}": "0-0"}])
+        streams = self._soak.connects % 3 == 1
 
         def take(message: dict[str, Any]) -> None:
             welcomed.set()
-            self._soak.received += message["type"] == "event"
+            event = message["type"] == "event"
+            self._soak.received += event
+            self._soak.streamed += event and streams
 
-        connect = {
-            "type": "connect",
-            "token": self._tokens[user],
-            "topics": [f"t{self._chance.randrange(20)}"],
-            "positions": self._chance.choice([{}, {"all": "0-0"}, {f"user:u{user}": "0-0"}]),
-        }
-        _, socket = await asyncio.get_running_loop().create_connection(
-            lambda: ClientSocket(connect, take), "127.0.0.1", self._node.port
-        )
+        def connection() -> ClientConnection:
+            token = self._tokens[user]
+            if not streams:
+                connect = {"topics": [topic], "positions": positions}
+                return ClientSocket({"type": "connect", "token": token, **connect}, take)
+            query = f"topics={topic}" + "".join(f"&since={c}@{p}" for c, p in positions.items())
+            return ClientStream(f"/v1/stream?{query}", token, None, lambda told, _: take(told))
+
         self._soak.connects += 1
+        self._soak.streams += streams
+        _, socket = await asyncio.get_running_loop().create_connection(
+            connection, "127.0.0.1", self._node.port
+        )
         if self._chance.random() < 0.9:  # the others leave in the middle of it
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(welcomed.wait(), 10)

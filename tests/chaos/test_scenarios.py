@@ -21,4 +21,5 @@ async def test_guarantees_hold(scenario: Scenario, tmp_path: Path) -> None:
     print(outcome)
     assert outcome.holds, outcome
     assert outcome.verdict.delivered > 0
+    assert (outcome.verdict.gaps > 0) == scenario.gaps
     assert (outcome.unready_after is not None) == scenario.unready

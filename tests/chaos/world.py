@@ -81,11 +81,13 @@ class Scenario:
         fault: injects it, and returns once it is lifted.
         engine: what runs.
         gaps: whether the engine may lose something, which is then told; otherwise no gap may come.
+        keeps: gaps may be told, but the engine loses nothing that was accepted.
+        history: to how many events a log is trimmed; None: to none.
         unready: the fault stops delivery, so that readiness must fail; the fault waits for it.
         size: connections, where they are not the scale's users.
         engine_proxy, client_proxy: networks that can be bad.
         tls: the engine's proxy speaks TLS, with a certificate of `World.authority`.
-        module: what is started as the gateway.
+        module: what is started as a gateway.
         silence: seconds without a ping after which a subscriber takes its server for dead.
         breaks: the gateway's own work may fail, and its log say so.
         streams: every third subscriber has a stream instead of a WebSocket.
@@ -98,6 +100,8 @@ class Scenario:
     nodes: int = 2
     settings: Mapping[str, str] = field(default_factory=dict)
     gaps: bool = False
+    keeps: bool = False
+    history: int | None = None
     unready: bool = False
     size: Callable[[Scale], int] | None = None
     engine_proxy: bool = False
@@ -158,6 +162,7 @@ class World:
         self.readiness: ReadinessWatch
         self.stop_publishing = asyncio.Event()
         self.stop_listening = asyncio.Event()
+        self.users: list[str] = []
         self.topics = [f"t{n}" for n in range(scenario.topics(scale) if scenario.topics else 2)]
         self._publishing: list[asyncio.Task[None]] = []
         self._listening: list[asyncio.Task[None]] = []
@@ -195,23 +200,58 @@ class World:
         enough = self._accepted() + events
         await until(lambda: self._accepted() >= enough, "publishing goes on")
 
+    def accepted_by_channel(self) -> Counter[str]:
+        """How many events of each channel were accepted so far."""
+        counts: Counter[str] = Counter()
+        for publisher in self.publishers:
+            for channel in publisher.channels:
+                counts[channel] = len(publisher.book.accepted.get(channel, ()))
+        return counts
+
     async def connected(self, who: Sequence[Subscriber] | None = None) -> None:
         """Until all have had their welcome."""
         waiting = self.subscribers if who is None else who
         await until(lambda: all(s.welcomed.is_set() for s in waiting), "all are connected")
 
-    def subscribe(self, user: str, positions: Mapping[str, str] | None = None) -> Subscriber:
-        """One more subscriber, on its way, from these positions on."""
+    async def deserted(self) -> None:
+        """Until no gateway has a client, nor listens to a channel for one."""
+
+        def count() -> float:
+            samples = [node.metrics() for node in self.nodes]
+            return sum(s["herald_connections"] + s["herald_channels"] for s in samples)
+
+        async with asyncio.timeout(PATIENCE):
+            while await asyncio.to_thread(count):
+                await asyncio.sleep(0.05)
+
+    def subscribe(
+        self,
+        user: str,
+        positions: Mapping[str, str] | None = None,
+        *,
+        stream: bool | None = None,
+        gateway: int | None = None,
+    ) -> Subscriber:
+        """One more subscriber, on its way, from these positions on.
+
+        Without `stream` every third one has a stream; without `gateway` it goes to any.
+        """
         number = len(self.subscribers)
+        if stream is None:
+            stream = number % 3 == 1
+
+        def ports() -> list[int]:
+            all_of_them = self._client_ports()
+            return all_of_them if gateway is None else [all_of_them[gateway]]
 
         def token() -> str:
             # Thousands of names do not fit in a token; a pattern permits them.
             return mint(user, topics=["marker", "t*"], **self.claims())
 
-        kind = StreamSubscriber if self.scenario.streams and number % 3 == 1 else Subscriber
+        kind = StreamSubscriber if self.scenario.streams and stream else Subscriber
         subscriber = kind(
             f"{user}/{number}",
-            self._client_ports,
+            ports,
             token,
             self.topics,
             self.scenario.silence,
@@ -236,12 +276,12 @@ class World:
         return [node.port for node in self.nodes]
 
     def _accepted(self) -> int:
-        return sum(len(e) for p in self.publishers for e in p.book.accepted.values())
+        return self.accepted_by_channel().total()
 
     async def begin(self) -> None:
         scale, scenario = self.scale, self.scenario
         count = scenario.size(scale) if scenario.size else scale.users * scale.each
-        users = [f"u{n}" for n in range(max(1, count // scale.each))]
+        self.users = users = [f"u{n}" for n in range(max(1, count // scale.each))]
         channels = [f"user:{user}" for user in users]
         channels += ["all", *(f"topic:{topic}" for topic in self.topics)]
         self.chance.shuffle(channels)
@@ -275,7 +315,7 @@ class World:
         loop = asyncio.get_running_loop()
         began = loop.time()
         await self.all_ready()
-        await self.marker.publish_one(MARKER)
+        await self.marker.publish_to([MARKER])
         position = self.marker.book.accepted[MARKER][-1].position
         await until(
             lambda: all(
@@ -285,8 +325,8 @@ class World:
         )
         return loop.time() - began
 
-    async def level(self) -> None:
-        """Until everybody has the last event of every channel, or patience ends: see the books."""
+    async def level(self) -> bool:
+        """Until everybody has the last event of every channel; False where patience ends."""
         last = {
             channel: events[-1].position
             for publisher in [*self.publishers, self.marker]
@@ -302,6 +342,37 @@ class World:
                 ),
                 "",
             )
+            return True
+        return False
+
+    async def call_witnesses(self) -> bool:
+        """Until newcomers who ask for all that is retained have it; False where patience ends.
+
+        They are two of each gateway, and there are no publishers any more. One more event for each
+        of their channels says where what is retained ends, also where an engine has lost it all.
+        """
+        heard: set[str] = set()
+        witnesses = []
+        for number in range(2 * len(self.nodes)):
+            user = self.users[number % len(self.users)]
+            channels = [f"user:{user}", "all", MARKER, *(f"topic:{name}" for name in self.topics)]
+            witness = self.subscribe(
+                user,
+                dict.fromkeys(channels, "0-0"),
+                stream=number % 2 == 1,
+                gateway=number // 2,
+            )
+            witness.book.late = True
+            witnesses.append(witness)
+            heard.update(channels)
+        await self.connected(witnesses)
+        await asyncio.gather(
+            *(
+                publisher.publish_to([name for name in publisher.channels if name in heard])
+                for publisher in [*self.publishers, self.marker]
+            )
+        )
+        return await self.level()
 
     async def publishing_ends(self) -> None:
         """Stop, and give the last event of each publisher the time to be accepted."""
@@ -356,7 +427,10 @@ async def running_world(
             await world.engine_proxy.start()
         for _ in range(scenario.nodes):
             topics = str(len(world.topics) + 10)
-            settings = {**_SETTINGS, "max_topics": topics, **scenario.settings}
+            settings = {**_SETTINGS, "max_topics": topics}
+            if scenario.history is not None:
+                settings["history_size"] = str(scenario.history)
+            settings.update(scenario.settings)
             world.nodes.append(Herald(url, directory, module=scenario.module, **settings))
         for node in world.nodes:
             await asyncio.to_thread(node.wait_ready)
@@ -371,24 +445,32 @@ async def running_world(
         for node in world.nodes:
             await asyncio.to_thread(node.stop)
         # Only now: a connection that is being accepted while its listener closes is left open.
-        for proxy in [*world.client_proxies, world.engine_proxy]:
-            if proxy is not None:
-                await proxy.close()
+        for opened in [*world.client_proxies, world.engine_proxy]:
+            if opened is not None:
+                await opened.close()
         await asyncio.to_thread(world.engine.stop)
 
 
 async def play(scenario: Scenario, scale: Scale, seed: int, directory: Path) -> Outcome:
     """Set everything up, inject the fault under load, and hold the books against the guarantees."""
-    async with running_world(scenario, scale, seed, directory) as world:
+    async with running_world(scenario, scale, seed, directory, World) as world:
         await scenario.fault(world)
         recovery = await world.recovered()
         await world.go_on()
         await world.publishing_ends()
-        await world.level()
+        notes = []
+        if not await world.level():
+            notes.append("not everybody had the last event of every channel")
+        if not await world.call_witnesses():
+            notes.append("not every witness had the last event of every channel")
         world.stop_listening.set()
     books = [publisher.book for publisher in [*world.publishers, world.marker]]
-    verdict = check(books, [subscriber.book for subscriber in world.subscribers])
-    notes = []
+    verdict = check(
+        books,
+        [subscriber.book for subscriber in world.subscribers],
+        keeps=(scenario.keeps or not scenario.gaps) and scenario.history is None,
+        history=scenario.history,
+    )
     if verdict.gaps and not scenario.gaps:
         notes.append(f"{verdict.gaps} gaps were told, though nothing was lost")
     if abandoned := sum(book.abandoned for book in books):
