@@ -356,13 +356,15 @@ def rows(rules: Rules) -> list[Row]:
                 ),
                 Panel(
                     "Drain time used",
-                    "Of HERALD_DRAIN_SECONDS. All clients should have been told at 80 %.",
+                    "Of HERALD_DRAIN_SECONDS, and how much it will be when the last client has "
+                    "been told, should it go on as it does: as planned that is 80 %.",
                     [
                         Query(
                             "max by (pod) "
                             "(herald_drain_age_seconds{} / herald_drain_limit_seconds{} > 0)",
                             "{{pod}}",
-                        )
+                        ),
+                        of("HeraldDrainSlow", "{{pod}}, in the end"),
                     ],
                     unit="percentunit",
                     lines=["HeraldDrainSlow"],

@@ -19,6 +19,9 @@ from tests.harness.process import Herald, open_herald, open_plain, raw_websocket
 from tests.harness.streams import streaming
 
 SCRAPES = 6
+DRAINED = 250
+DRAIN_SECONDS = 4
+"""At least 100 a second are told: so for 2.5 seconds some are left."""
 
 
 class Seen(NamedTuple):
@@ -44,8 +47,10 @@ def seen(engine: EmbeddedEngine, tmp_path_factory: pytest.TempPathFactory) -> Se
             jwt_secret=None,
             jwt_jwks_url=issuer.url,
             heartbeat_interval="0.2",
+            drain_seconds=str(DRAIN_SECONDS),
         ) as herald:
             scrapes = asyncio.run(_live(herald))
+            herald.stop()
     return Seen(scrapes, _labels(scrapes))
 
 
@@ -73,14 +78,24 @@ async def _live(herald: Herald) -> list[str]:
                 await open_plain(herald, token="bad")
             await asyncio.sleep(0.3)
             scrapes.append(await _scrape(herald))
-        # A client that answers nothing, so that the drain lasts.
-        reader, _ = await stack.enter_async_context(raw_websocket(herald, token))
+        # Clients that answer nothing, and so many that the drain lasts.
+        for _ in range(DRAINED):
+            reader, _ = await stack.enter_async_context(raw_websocket(herald, token))
         await reader.readuntil(b'"welcome"')
         herald.signal(signal.SIGTERM)
-        await asyncio.sleep(0.5)
-        scrapes.append(await _scrape(herald))
+        text = ""
+        while _value(text, "herald_drain_age_seconds") <= DRAIN_SECONDS / 4:
+            await asyncio.sleep(0.05)
+            text = await _scrape(herald)
+        assert _value(text, "herald_drain_left_connections") > 0
+        scrapes.append(text)
         await client.close()
     return scrapes
+
+
+def _value(text: str, name: str) -> float:
+    found = re.search(rf"^{name} (\S+)$", text, re.MULTILINE)
+    return float(found[1]) if found else 0.0
 
 
 async def _scrape(herald: Herald) -> str:

@@ -25,8 +25,8 @@ OF_ALERTS = frozenset({"alertname", "alertstate"})
 _WORDS = frozenset(
     {
         *("absent", "and", "avg", "avg_over_time", "bool", "by", "clamp_min", "count"),
-        *("histogram_quantile", "increase", "max", "min", "on", "or", "rate", "sum", "time"),
-        *("unless", "vector"),
+        *("histogram_quantile", "increase", "max", "max_over_time", "min", "on", "or", "rate"),
+        *("sum", "time", "unless", "vector"),
     }
 )
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|\[[^\]]*\]|[A-Za-z_:$][\w:]*|\S')

@@ -101,7 +101,7 @@ async def test_a_task_that_fails_is_counted_and_goes_on(caplog: pytest.LogCaptur
             raise ZeroDivisionError
         await asyncio.Event().wait()
 
-    task = asyncio.create_task(node._go_on("audit", work))
+    task = asyncio.create_task(node._supervise("audit", work))
     await eventually(lambda: runs == 2, "it begins again")
     assert told(node._metrics, "herald_task_failures_total", task="audit") == 1
     assert "a task failed; it begins again" in caplog.text

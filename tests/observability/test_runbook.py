@@ -16,9 +16,9 @@ import pytest
 import yaml
 
 from tests.broker.support import tcp_engine
-from tests.harness.process import KEY, Herald, clean_environment, running
+from tests.harness.process import KEY, Herald, clean_environment, free_port, running
 from tests.observability.conftest import Seen
-from tests.observability.promql import ROOT, RUNBOOK, run_promtool
+from tests.observability.promql import ROOT, RUNBOOK, TOOLS, run_promtool
 from tests.observability.test_rules import RECORDS
 from tests.observability.vocabulary import check_names
 
@@ -38,6 +38,9 @@ if "--" in sys.argv and "ONLY_WRITE" not in os.environ:
     os.execvpe(command[0], command, {pod!r})
 if "name" in sys.argv and "get" in sys.argv:
     print("pod/herald-1")
+"""
+HELM = """#!/bin/sh
+printf '%s\\n' "$*" >> {log}
 """
 
 
@@ -74,12 +77,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     programs = directory / "bin"
     programs.mkdir()
     log = directory / "kubectl.log"
-    with tcp_engine() as engine, running(engine.url, directory) as herald:
+    # With a port for the API, as the chart has it.
+    api_port = str(free_port())
+    with tcp_engine() as engine, running(engine.url, directory, api_port=api_port) as herald:
         path = f"{programs}:{os.environ['PATH']}"
         pod = clean_environment(**herald.settings) | {"PATH": path}
         _program(programs / "herald", f'#!/bin/sh\nexec {sys.executable} -m service "$@"\n')
         stub = KUBECTL.format(python=sys.executable, log=str(log), pod=pod)
         _program(programs / "kubectl", stub)
+        _program(programs / "helm", HELM.format(log=log.with_name("helm.log")))
         variables = _variables(herald, engine.url)
         variables |= {"PATH": path, "NEW_KEY": "new", "TOKEN": "bad"}
         yield Place(herald, clean_environment() | variables, log)
@@ -93,8 +99,9 @@ def _program(path: Path, text: str) -> None:
 def _variables(herald: Herald, engine: str) -> dict[str, str]:
     """What the runbook's first block sets, for this place."""
     said = dict(re.findall(r"^(\w+)=(\S+)", SETUP, re.MULTILINE))
-    assert list(said) == ["NS", "API", "KEY", "ENGINE", "PODS"]
-    return said | {"API": herald.url, "KEY": KEY, "ENGINE": engine}
+    assert list(said) == ["NS", "API", "CLIENTS", "KEY", "ENGINE", "PODS"]
+    clients = f"http://127.0.0.1:{herald.port}"
+    return said | {"API": herald.url, "CLIENTS": clients, "KEY": KEY, "ENGINE": engine}
 
 
 def test_the_first_block_is_shell() -> None:
@@ -120,6 +127,7 @@ def test_every_program_is_one_of_these() -> None:
             first = shlex.split(line, comments=True)[:1]
             assert not first or first[0] in {
                 "kubectl",
+                "helm",
                 "herald",
                 "curl",
                 "redis-cli",
@@ -138,6 +146,14 @@ def test_the_commands_of_the_incident_answer_it(place: Place) -> None:
         assert re.search(r"^\d+-\d+ is retained: test of ", done.stdout, re.MULTILINE), done
         assert "nobody listens" in done.stdout
     assert '"data":"the event"' in of_history.stdout
+
+
+def test_a_token_that_is_refused_is_told_why(place: Place) -> None:
+    chapter = TEXT.split("\n### HeraldAuthFailures")[1].split("\n### ")[0]
+    (block,) = re.findall(r"^```sh\n(.*?)^```", chapter, re.MULTILINE | re.DOTALL)
+    answer = place.run(block).stdout
+    assert '"status":401' in answer
+    assert "token" in answer
 
 
 def test_what_the_incident_table_quotes_is_what_the_command_says() -> None:
@@ -169,6 +185,39 @@ def test_the_real_kubectl_understands_its_commands(place: Place) -> None:
         )
         # There is no server: who gets so far as to miss it has understood the rest.
         assert "was refused" in done.stderr, f"{line}: {done.stderr}"
+
+
+def test_the_real_helm_understands_its_commands(place: Place, tmp_path: Path) -> None:
+    made = sorted(map(str, TOOLS.glob("helm-v*")))
+    helm = shutil.which(os.environ.get("HELM_BINARY") or (made[-1] if made else "helm"))
+    if helm is None:
+        pytest.skip("Helm is not there: make helm-binary")
+    for command in COMMANDS:
+        if re.search("^helm ", command, re.MULTILINE):
+            place.run(command)
+    lines = sorted(set(place.log.with_name("helm.log").read_text().splitlines()))
+    assert len(lines) >= 3
+    (tmp_path / "helm").symlink_to(ROOT / "helm")
+    (tmp_path / "values.yaml").write_text((ROOT / "helm/herald/examples/minimal.yaml").read_text())
+    for line in lines:
+        done = subprocess.run(
+            [helm, *shlex.split(line), f"--kube-apiserver={NOT_THERE}"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            cwd=tmp_path,
+            env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", "KUBECONFIG": "/nonexistent"},
+        )
+        assert "refused" in done.stderr, f"{line}: {done.stderr}"
+
+
+def test_what_helm_installed_is_changed_with_helm() -> None:
+    """Helm knows nothing of what kubectl changed: its next upgrade takes it back, or fails."""
+    for command in COMMANDS:
+        assert "rollout undo" not in command
+    # The one exception hands the number of pods over to an autoscaler.
+    assert sum(command.count("kubectl") for command in COMMANDS if " scale " in command) == 1
 
 
 @pytest.mark.parametrize("query", QUERIES)

@@ -5,6 +5,9 @@ Deleting a pod does two things at once. Its endpoint is taken away, which reache
 route to it a moment later; until then it still gets new connections. And its preStop hook sleeps,
 then it gets SIGTERM, and SIGKILL where it has not ended when the grace period is over. Both times
 count from the deletion (Kubernetes documentation, "Pod Lifecycle").
+
+The next old pod goes when the one before has ended, as the chart's `minReadySeconds` has it: a new
+pod counts only after the time that preStop and drain take.
 """
 
 from __future__ import annotations

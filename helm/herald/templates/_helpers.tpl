@@ -1,19 +1,27 @@
-{{/* Names: short enough that what is added to them still fits into 63 letters. */}}
+{{/*
+Names: short enough that what is added to them still fits into 63 letters. A Deployment's pods are
+called after it in full up to 46: beyond, Kubernetes cuts off where `herald.podPattern` looks.
+*/}}
 {{- define "herald.name" -}}
 {{- default .Chart.Name .Values.nameOverride | trunc 50 | trimSuffix "-" -}}
 {{- end -}}
 
 {{- define "herald.fullname" -}}
 {{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" -}}
+{{- .Values.fullnameOverride | trunc 46 | trimSuffix "-" -}}
 {{- else -}}
 {{- $name := include "herald.name" . -}}
 {{- if contains $name .Release.Name -}}
-{{- .Release.Name | trunc 50 | trimSuffix "-" -}}
+{{- .Release.Name | trunc 46 | trimSuffix "-" -}}
 {{- else -}}
-{{- printf "%s-%s" .Release.Name $name | trunc 50 | trimSuffix "-" -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 46 | trimSuffix "-" -}}
 {{- end -}}
 {{- end -}}
+{{- end -}}
+
+{{/* For Prometheus: the pods of this release, and of no other in its namespace. */}}
+{{- define "herald.podPattern" -}}
+{{- printf "%s-[a-z0-9]+-[a-z0-9]+" (include "herald.fullname" .) -}}
 {{- end -}}
 
 {{- define "herald.serviceAccountName" -}}
@@ -34,25 +42,45 @@
 
 {{/* Labels */}}
 {{- define "herald.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "herald.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "herald.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
-{{/* Herald's own pods, and not the one of `helm test`. */}}
-{{- define "herald.podLabels" -}}
+{{/* By which Herald's own pods are found, and not the one of `helm test`. */}}
+{{- define "herald.podSelector" -}}
 {{ include "herald.selectorLabels" . }}
 app.kubernetes.io/component: server
 {{- end -}}
 
+{{/*
+One map of several, given as a list: the first that has a name counts. Written one after another,
+a name could be there twice, which Helm takes and others do not (kustomize, and Flux through it).
+*/}}
+{{- define "herald.merged" -}}
+{{- $all := dict -}}
+{{- range . -}}
+{{- $all = merge $all (default (dict) .) -}}
+{{- end -}}
+{{- toYaml $all -}}
+{{- end -}}
+
 {{/* On every object. */}}
 {{- define "herald.labels" -}}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
-{{ include "herald.selectorLabels" . }}
-app.kubernetes.io/version: {{ default .Chart.AppVersion .Values.image.tag | replace "+" "_" | trunc 63 | trimSuffix "-" | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-{{- with .Values.commonLabels }}
-{{ toYaml . }}
-{{- end }}
+{{- include "herald.labelsOf" (dict "root" .) -}}
+{{- end -}}
+
+{{/* The same, with a `component`, further `labels`, and `first` those that may change the others. */}}
+{{- define "herald.labelsOf" -}}
+{{- $own := include "herald.selectorLabels" .root | fromYaml -}}
+{{- with .component -}}
+{{- $_ := set $own "app.kubernetes.io/component" . -}}
+{{- end -}}
+{{- with .root -}}
+{{- $_ := set $own "helm.sh/chart" (printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-") -}}
+{{- $_ := set $own "app.kubernetes.io/version" (default .Chart.AppVersion .Values.image.tag | replace "+" "_" | trunc 63 | trimAll "-_.") -}}
+{{- $_ := set $own "app.kubernetes.io/managed-by" .Release.Service -}}
+{{- end -}}
+{{- include "herald.merged" (list .first $own .labels .root.Values.commonLabels) -}}
 {{- end -}}
 
 {{/* Text of a number: Helm holds 67108864 as 6.7108864e+07, and JSON writes it out. */}}
@@ -72,15 +100,27 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- mulf (float64 $digits) (default 1 (get $units $unit)) | int64 -}}
 {{- end -}}
 
+{{/* Milliseconds of a duration, as 1m30s. */}}
+{{- define "herald.milliseconds" -}}
+{{- $units := dict "ms" 1 "s" 1000 "m" 60000 "h" 3600000 -}}
+{{- $sum := 0 -}}
+{{- range regexFindAll "[0-9]+(ms|s|m|h)" . -1 -}}
+{{- $digits := regexFind "^[0-9]+" . -}}
+{{- $sum = add $sum (mul (int64 $digits) (get $units (trimPrefix $digits .))) -}}
+{{- end -}}
+{{- $sum -}}
+{{- end -}}
+
 {{/* HERALD_MAX_CONNECTIONS; empty where nothing says how much memory there is. */}}
 {{- define "herald.maxConnections" -}}
 {{- if .Values.config.maxConnections -}}
 {{- int64 .Values.config.maxConnections -}}
-{{- else if dig "limits" "memory" "" .Values.resources -}}
+{{- else if dig "limits" "memory" "" (default (dict) .Values.resources) -}}
+{{- $workers := default 1 .Values.config.workers | int64 -}}
 {{- $limit := include "herald.bytes" .Values.resources.limits.memory | int64 -}}
-{{- $reserve := include "herald.bytes" .Values.capacity.reserve | int64 -}}
+{{- $reserve := include "herald.bytes" .Values.capacity.reserve | int64 | mul $workers -}}
 {{- $fit := div (sub $limit $reserve) (int64 .Values.capacity.bytesPerConnection) -}}
-{{- div (min $fit (int64 .Values.capacity.ceiling)) (default 1 .Values.config.workers | int64) -}}
+{{- div (min $fit (int64 .Values.capacity.ceiling)) $workers -}}
 {{- end -}}
 {{- end -}}
 
@@ -108,6 +148,42 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{/* preStop counts within the grace period. */}}
 {{- define "herald.gracePeriod" -}}
 {{- add (int64 .Values.termination.preStopSleepSeconds) (include "herald.drainSeconds" . | int64) (int64 .Values.termination.marginSeconds) -}}
+{{- end -}}
+
+{{/*
+A Deployment does not wait for a pod that ends before it goes on; it waits for the new one to have
+been ready for so long. So by then the drain that began with it is over.
+*/}}
+{{- define "herald.minReadySeconds" -}}
+{{- if kindIs "invalid" .Values.rollout.minReadySeconds -}}
+{{- add (int64 .Values.termination.preStopSleepSeconds) (include "herald.drainSeconds" . | int64) -}}
+{{- else -}}
+{{- int64 .Values.rollout.minReadySeconds -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The fewest pods that there are when all is well. */}}
+{{- define "herald.fewestPods" -}}
+{{- ternary .Values.replicaCount .Values.autoscaling.minReplicas (eq .Values.autoscaling.type "none") | int64 -}}
+{{- end -}}
+
+{{/* Not empty where the budget lets no pod be evicted, so that no node can be drained. */}}
+{{- define "herald.noEviction" -}}
+{{- $pods := include "herald.fewestPods" . | int64 -}}
+{{- with .Values.podDisruptionBudget -}}
+{{- if and .enabled $pods -}}
+{{- if kindIs "invalid" .minAvailable -}}
+{{- if has (toString .maxUnavailable) (list "0" "0%") -}}yes{{- end -}}
+{{- else -}}
+{{- $text := toString .minAvailable -}}
+{{- $kept := $text | trimSuffix "%" | int64 -}}
+{{- if hasSuffix "%" $text -}}
+{{- $kept = ceil (divf (mulf $kept $pods) 100) | int64 -}}
+{{- end -}}
+{{- if ge $kept $pods -}}yes{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 
 {{/* The Service of the official Valkey chart, which is named by its own rules. */}}

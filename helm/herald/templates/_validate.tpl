@@ -37,7 +37,11 @@ What a schema cannot say, or not in words that help. All that is wrong is told a
 {{- $wrong = append $wrong "config.replicaTimeout is more than half of config.engineTimeout (default 5)." -}}
 {{- end -}}
 {{- if le (include "herald.maxConnections" $ | default "1" | int64) 0 -}}
-{{- $wrong = append $wrong (printf "resources.limits.memory (%v) leaves no room for connections: capacity.reserve is %v." .resources.limits.memory .capacity.reserve) -}}
+{{- $each := ternary (printf " for each of %d workers" (default 1 .config.workers | int64)) "" (gt (default 1 .config.workers | int64) 1) -}}
+{{- $wrong = append $wrong (printf "resources.limits.memory (%v) leaves no room for connections: capacity.reserve is %v%s." .resources.limits.memory .capacity.reserve $each) -}}
+{{- end -}}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" (include "herald.fullname" $)) -}}
+{{- $wrong = append $wrong (printf "%q is no name of a Service: set fullnameOverride to one that begins with a letter and has no dot." (include "herald.fullname" $)) -}}
 {{- end -}}
 {{- if ne .autoscaling.type "none" -}}
 {{- if gt (int64 .autoscaling.minReplicas) (int64 .autoscaling.maxReplicas) -}}
@@ -59,6 +63,33 @@ What a schema cannot say, or not in words that help. All that is wrong is told a
 {{- end -}}
 {{- if and .metrics.serviceMonitor.enabled .metrics.podMonitor.enabled -}}
 {{- $wrong = append $wrong "metrics.serviceMonitor and metrics.podMonitor are both enabled: everything would be counted twice." -}}
+{{- end -}}
+{{- range $kind := list "serviceMonitor" "podMonitor" -}}
+{{- with index $.Values.metrics $kind -}}
+{{- if and .enabled (gt (include "herald.milliseconds" .scrapeTimeout | int64) (include "herald.milliseconds" .interval | int64)) -}}
+{{- $wrong = append $wrong (printf "metrics.%s.scrapeTimeout (%s) is more than its interval (%s): the Prometheus operator would not take it." $kind .scrapeTimeout .interval) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if eq .service.type "ClusterIP" -}}
+{{- range $name := list "nodePort" "externalTrafficPolicy" -}}
+{{- if index $.Values.service $name -}}
+{{- $wrong = append $wrong (printf "service.%s needs service.type NodePort or LoadBalancer." $name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if ne .service.type "LoadBalancer" -}}
+{{- range $name := list "loadBalancerClass" "loadBalancerSourceRanges" -}}
+{{- if index $.Values.service $name -}}
+{{- $wrong = append $wrong (printf "service.%s needs service.type LoadBalancer." $name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- range $name := list "service" "apiService" -}}
+{{- $policy := (index $.Values $name).ipFamilyPolicy -}}
+{{- if and (has $policy (list "PreferDualStack" "RequireDualStack")) (eq (default "0.0.0.0" $.Values.config.host) "0.0.0.0") -}}
+{{- $wrong = append $wrong (printf "%s.ipFamilyPolicy is %s, but config.host 0.0.0.0 takes IPv4 alone: set config.host to \"::\"." $name $policy) -}}
+{{- end -}}
 {{- end -}}
 {{- if and .deletionCost.enabled (not .serviceAccount.create) (not .serviceAccount.name) -}}
 {{- $wrong = append $wrong "deletionCost needs a service account of its own: set serviceAccount.create or serviceAccount.name." -}}

@@ -32,6 +32,16 @@ class HelmError(Exception):
     """What Helm said when it refused."""
 
 
+class _Strict(yaml.SafeLoader):
+    """Takes no key twice in one map: Helm takes the last one, others (kustomize, so Flux) none."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = {key for key in keys if keys.count(key) > 1}
+        assert not twice, f"twice in one map: {twice}"
+        return super().construct_mapping(node, deep)
+
+
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """As Helm merges values: maps by key, all else as a whole."""
     merged = dict(base)
@@ -75,7 +85,15 @@ def example(path: Path, chart: Path = CHART) -> list[Manifest]:
 def _render(values: str, release: str, chart: Path) -> list[Manifest]:
     where = ("--namespace", NAMESPACE, "--kube-version", OLDEST)
     text = helm("template", release, chart, *where, "-f", "-", stdin=values)
-    return [manifest for manifest in yaml.safe_load_all(text) if manifest]
+    return [manifest for manifest in yaml.load_all(text, _Strict) if manifest]
+
+
+def notes(over: dict[str, Any] | None = None) -> str:
+    """What Helm says after the installation, without a cluster."""
+    where = ("--namespace", NAMESPACE, "--dry-run=client")
+    values = json.dumps(merge(MINIMAL, over or {}))
+    text = helm("install", "herald", CHART, *where, "-f", "-", stdin=values)
+    return text.partition("\nNOTES:\n")[2]
 
 
 def all_of(manifests: list[Manifest], kind: str) -> dict[str, Manifest]:

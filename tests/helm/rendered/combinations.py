@@ -135,6 +135,11 @@ COMBINATIONS: dict[str, dict[str, Any]] = {
             "externalTrafficPolicy": "Local",
         }
     },
+    "IPv4 and IPv6": {
+        "config": {"host": "::"},
+        "service": {"type": "LoadBalancer", "ipFamilyPolicy": "PreferDualStack"},
+        "apiService": {"ipFamilyPolicy": "PreferDualStack"},
+    },
     "NodePort": {"service": {"type": "NodePort", "nodePort": 30080}},
     "an Ingress for every host": {"ingress": {"enabled": True}},
     "HTTPRoute": {
@@ -171,5 +176,25 @@ COMBINATIONS: dict[str, dict[str, Any]] = {
         }
     },
     "PodMonitor": {"metrics": {"podMonitor": {"enabled": True}}},
+    "the same label at several places": {
+        "commonLabels": {"team": "all", "app.kubernetes.io/part-of": "shop"},
+        "podLabels": {"team": "pods"},
+        "podAnnotations": {"kubectl.kubernetes.io/default-container": "proxy"},
+        "service": {"labels": {"team": "clients", "app.kubernetes.io/component": "mine"}},
+        "apiService": {"labels": {"team": "api"}},
+        "httpRoute": {
+            "enabled": True,
+            "parentRefs": [{"name": "public"}],
+            "labels": {"team": "route"},
+        },
+        "metrics": {
+            "serviceMonitor": {
+                "enabled": True,
+                "labels": {"team": "watch", "app.kubernetes.io/instance": "prometheus"},
+            },
+            "prometheusRule": {"enabled": True, "labels": {"team": "watch"}},
+            "dashboard": {"enabled": True, "labels": {"team": "watch"}},
+        },
+    },
     "another name": {"fullnameOverride": "push", "nameOverride": "gateway"},
 }

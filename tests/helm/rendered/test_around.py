@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,12 +14,16 @@ from tests.helm.rendered.chart import (
     CHART,
     EXAMPLES,
     all_of,
+    container,
     example,
+    merge,
+    notes,
     one,
     render,
     settings,
 )
 from tests.helm.rendered.combinations import COMBINATIONS
+from tests.observability.promql import run_promtool
 
 _KEDA = COMBINATIONS["KEDA"]
 
@@ -66,6 +72,18 @@ def test_keda_asks_for_this_release_and_does_not_take_silence_for_zero() -> None
     assert spec["fallback"]["replicas"] == spec["minReplicaCount"] == 2
     behavior = spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
     assert behavior["scaleDown"]["stabilizationWindowSeconds"] >= 1800
+
+
+@pytest.mark.parametrize("release", ["herald", "push", "x" * 53])
+def test_keda_finds_the_pods_however_long_their_name_is(release: str) -> None:
+    manifests = render(_KEDA, release=release)
+    query = one(manifests, "ScaledObject")["spec"]["triggers"][0]["metadata"]["query"]
+    found = re.search('pod=~"([^"]*)"', query)
+    assert found
+    # As Kubernetes makes them: the part before the last five letters is cut off at 58.
+    replicas = f"{one(manifests, 'Deployment')['metadata']['name']}-7d4f9c8b5d"
+    assert re.fullmatch(found[1], f"{replicas}-"[:58] + "x2x2x")
+    assert not re.fullmatch(found[1], "herald-eu-6c9b7f5d4-z8z8z")
 
 
 def test_a_pod_is_never_asked_to_take_more_than_it_can() -> None:
@@ -137,8 +155,58 @@ def test_api_is_closed_where_nobody_is_chosen() -> None:
 def test_clients_come_from_everywhere_unless_said_otherwise() -> None:
     assert "from" not in _rule({}, "clients")
     peer = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "gateways"}}}
-    over = {"networkPolicy": {"clients": {"from": [peer]}}}
+    over = {"networkPolicy": {"clients": {"from": [peer]}}, "helmTest": {"enabled": False}}
     assert _rule(over, "clients")["from"] == [peer]
+
+
+def test_the_pod_of_helm_test_gets_in_where_it_asks() -> None:
+    """Clients' and API's port, whoever else may."""
+    peer = {"ipBlock": {"cidr": "10.1.0.0/16"}}
+    api = {"ownNamespace": False, "from": [peer]}
+    manifests = render({"networkPolicy": {"clients": {"from": [peer]}, "api": api}})
+    labels = one(manifests, "Pod")["metadata"]["labels"]
+    for rule in one(manifests, "NetworkPolicy")["spec"]["ingress"]:
+        assert any(
+            labels.items() >= who["podSelector"]["matchLabels"].items()
+            for who in rule["from"]
+            if "podSelector" in who and "namespaceSelector" not in who
+        ), rule["ports"]
+
+
+def test_what_must_be_reached_is_told_where_little_may_be() -> None:
+    over = merge(COMBINATIONS["egress"], {"deletionCost": {"enabled": True}})
+    assert "networkPolicy.egress must let the pods reach the Kubernetes API" in notes(over)
+    assert "networkPolicy.egress" not in notes({"deletionCost": {"enabled": True}})
+
+
+@pytest.mark.parametrize(
+    "budget",
+    [
+        {"maxUnavailable": 0},
+        {"maxUnavailable": "0%"},
+        {"maxUnavailable": None, "minAvailable": 2},
+        {"maxUnavailable": None, "minAvailable": 3},
+        {"maxUnavailable": None, "minAvailable": "100%"},
+        {"maxUnavailable": None, "minAvailable": "80%"},
+    ],
+)
+def test_a_budget_that_lets_no_pod_go_is_told(budget: dict[str, Any]) -> None:
+    told = "no node with a pod of this release can be drained"
+    assert told in notes({"podDisruptionBudget": budget})
+    assert told not in notes({"podDisruptionBudget": budget | {"enabled": False}})
+
+
+def test_a_budget_that_lets_one_go_is_not_told() -> None:
+    for over in (
+        {},
+        {"replicaCount": 1},
+        merge(COMBINATIONS["minAvailable"], {"replicaCount": 5}),
+        {
+            "autoscaling": {"type": "hpa", "minReplicas": 3},
+            "podDisruptionBudget": {"maxUnavailable": None, "minAvailable": 2},
+        },
+    ):
+        assert "can be drained" not in notes(over)
 
 
 def test_egress_has_names_resolved() -> None:
@@ -164,6 +232,13 @@ def test_api_never_leaves_the_cluster() -> None:
         if path.name != "trial.yaml":
             ways = [item for item in example(path) if item["kind"] in ("Ingress", "HTTPRoute")]
             assert "herald-api" not in json.dumps(ways)
+
+
+def test_services_can_have_addresses_of_both_families() -> None:
+    for service in all_of(render(COMBINATIONS["IPv4 and IPv6"]), "Service").values():
+        assert service["spec"]["ipFamilyPolicy"] == "PreferDualStack"
+    for service in all_of(render(), "Service").values():
+        assert "ipFamilyPolicy" not in service["spec"]
 
 
 def test_ingress_lets_clients_in_and_nothing_else() -> None:
@@ -204,14 +279,19 @@ def test_rules_and_dashboards_are_the_files() -> None:
         }
     )
     groups = one(manifests, "PrometheusRule")["spec"]["groups"]
-    files = [
-        text.replace("RUNBOOK_URL", "https://example.com/run.md").replace(
-            'namespace=~".*"', 'namespace="push"'
-        )
-        for text in (path.read_text() for path in sorted((CHART / "rules").glob("*.yaml")))
-    ]
+    files = [path.read_text() for path in sorted((CHART / "rules").glob("*.yaml"))]
     assert files
-    assert groups == [group for text in files for group in yaml.safe_load(text)["groups"]]
+    rules = [group for text in files for group in yaml.safe_load(text)["groups"]]
+    assert [group["name"] for group in groups] == [group["name"] for group in rules]
+    ours = 'namespace="push", pod=~"herald-[a-z0-9]+-[a-z0-9]+"'
+    recorded = 'namespace="push", herald="herald"'
+    for made, group in zip(groups, rules, strict=True):
+        for rule, file in zip(made["rules"], group["rules"], strict=True):
+            expr = rule.pop("expr").replace(ours, 'namespace=~".*"')
+            assert expr.replace(recorded, 'namespace=~".*"') == file.pop("expr")
+            assert rule.pop("labels") == {"herald": "herald"} | file.pop("labels", {})
+            text = json.dumps(file).replace("RUNBOOK_URL", "https://example.com/run.md")
+            assert rule == json.loads(text)
     assert "RUNBOOK_URL" not in json.dumps(groups)
     dashboards = all_of(manifests, "ConfigMap")["herald-dashboards"]
     there = sorted((CHART / "dashboards").glob("*.json"))
@@ -221,6 +301,108 @@ def test_rules_and_dashboards_are_the_files() -> None:
         text = path.read_text().replace("RUNBOOK_URL", "https://example.com/run.md")
         assert json.loads(dashboards["data"][path.name]) == json.loads(text)
     assert dashboards["metadata"]["labels"]["grafana_dashboard"] == "1"
+
+
+def test_two_releases_in_a_namespace_are_watched_apart(tmp_path: Path) -> None:
+    """One wants copies and has them, the other wants none; then one of them is down."""
+    files = []
+    for release in ("herald", "herald-eu"):
+        over = {"metrics": {"prometheusRule": {"enabled": True}}}
+        spec = one(render(over, release=release), "PrometheusRule")["spec"]
+        path = tmp_path / f"{release}.yaml"
+        path.write_text(yaml.safe_dump(spec))
+        files.append(str(path))
+        done = run_promtool("check", "rules", "--lint=all", "--lint-fatal", str(path))
+        assert done.returncode == 0, done.stderr + done.stdout
+
+    def series(metric: str, pod: str, values: str, more: str = "") -> dict[str, str]:
+        labels = f'namespace="push", pod="{pod}", instance="{pod}:1"{more}'
+        return {"series": f"{metric}{{{labels}}}", "values": values}
+
+    here, there = "herald-7d4f9c8b5-x2x2x", "herald-eu-6c9b7f5d4-z8z8z"
+    latency = "herald_publish_to_write_seconds"
+    firing = 'count by (alertname, herald) (ALERTS{alertstate="firing"})'
+    late = '{alertname="HeraldLatencyFarOverObjective", herald="herald-eu"}'
+    document = {
+        "rule_files": files,
+        "evaluation_interval": "30s",
+        "tests": [
+            {
+                "interval": "30s",
+                "input_series": [
+                    series("herald_build_info", here, "1x60 stale"),
+                    series("herald_build_info", there, "1x80"),
+                    series("herald_engine_replicas_needed", here, "1x60 stale"),
+                    series("herald_engine_replicas", here, "1x60 stale"),
+                    series("herald_engine_replicas_needed", there, "0x80"),
+                    series("herald_engine_replicas", there, "0x80"),
+                    series(latency + "_bucket", here, "0+100x60 stale", ', le="0.25"'),
+                    series(latency + "_count", here, "0+100x60 stale"),
+                    series(latency + "_bucket", there, "0+60x80", ', le="0.25"'),
+                    series(latency + "_count", there, "0+100x80"),
+                ],
+                "promql_expr_test": [
+                    {
+                        "expr": "round(100 * herald:slow_writes:ratio_rate5m)",
+                        "eval_time": "10m",
+                        "exp_samples": [
+                            {"labels": '{namespace="push", herald="herald"}', "value": 0},
+                            {"labels": '{namespace="push", herald="herald-eu"}', "value": 40},
+                        ],
+                    },
+                    {
+                        "expr": firing,
+                        "eval_time": "12m",
+                        "exp_samples": [{"labels": late, "value": 1}],
+                    },
+                    {
+                        "expr": 'count by (herald) (ALERTS{alertname="HeraldDown"})',
+                        "eval_time": "38m",
+                        "exp_samples": [{"labels": '{herald="herald"}', "value": 1}],
+                    },
+                ],
+            }
+        ],
+    }
+    test = tmp_path / "test.yaml"
+    test.write_text(yaml.safe_dump(document))
+    done = run_promtool("test", "rules", str(test))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_examples_see_a_drain_to_its_end(path: Path, trial_chart: Path) -> None:
+    """Endpoints, by which a ServiceMonitor finds its pods, lose one as soon as it is deleted."""
+    manifests = example(path, trial_chart if path.name == "trial.yaml" else CHART)
+    assert not all_of(manifests, "ServiceMonitor")
+    if all_of(manifests, "PrometheusRule"):
+        assert all_of(manifests, "PodMonitor")
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_no_example_has_tokens_pass_in_the_clear(path: Path, trial_chart: Path) -> None:
+    manifests = example(path, trial_chart if path.name == "trial.yaml" else CHART)
+    for service in all_of(manifests, "Service").values():
+        if service["spec"].get("type") == "LoadBalancer":
+            assert service["spec"]["ports"][0]["port"] == 443
+            assert "ssl-cert" in json.dumps(service["metadata"]["annotations"])
+    for ingress in all_of(manifests, "Ingress").values():
+        annotations = json.dumps(ingress["metadata"].get("annotations", {}))
+        assert ingress["spec"].get("tls") or "HTTPS" in annotations
+    for route in all_of(manifests, "HTTPRoute").values():
+        assert [parent["sectionName"] for parent in route["spec"]["parentRefs"]] == ["https"]
+
+
+def test_a_target_group_keeps_a_pod_until_it_has_drained() -> None:
+    manifests = example(CHART / "examples/alb.yaml")
+    annotations = one(manifests, "Ingress")["metadata"]["annotations"]
+    group = annotations["alb.ingress.kubernetes.io/target-group-attributes"]
+    attributes = dict(item.split("=") for item in group.split(","))
+    sleep = container(manifests)["lifecycle"]["preStop"]["sleep"]["seconds"]
+    drain = float(settings(manifests)["HERALD_DRAIN_SECONDS"])
+    assert float(attributes["deregistration_delay.timeout_seconds"]) >= sleep + drain
+    # The fewest connections, not the next in turn.
+    assert attributes["load_balancing.algorithm.type"] == "least_outstanding_requests"
 
 
 def test_nothing_of_an_operator_without_being_asked() -> None:

@@ -14,6 +14,7 @@ import pytest
 from tests.helm.rendered.chart import (
     CHART,
     EXAMPLES,
+    MINIMAL,
     OLDEST,
     Manifest,
     all_of,
@@ -107,17 +108,76 @@ def test_every_kind_has_a_schema(trial_chart: Path) -> None:
     assert {"Deployment", "HorizontalPodAutoscaler", "Ingress", "Role", "Pod"} <= kinds
 
 
+def test_the_nearest_of_several_labels_counts_but_never_where_pods_are_found_by_it() -> None:
+    manifests = render(COMBINATIONS["the same label at several places"])
+
+    def labels(kind: str, name: str = "herald") -> dict[str, str]:
+        found: dict[str, str] = all_of(manifests, kind)[name]["metadata"]["labels"]
+        return found
+
+    assert labels("ConfigMap")["team"] == "all"
+    assert labels("Service")["team"] == "clients"
+    assert labels("Service")["app.kubernetes.io/component"] == "clients"
+    assert labels("Service", "herald-api")["team"] == "api"
+    assert labels("HTTPRoute")["team"] == "route"
+    # What an operator selects by may be any label.
+    assert labels("ServiceMonitor")["app.kubernetes.io/instance"] == "prometheus"
+    assert labels("PrometheusRule")["team"] == "watch"
+    assert labels("ConfigMap", "herald-dashboards")["team"] == "watch"
+    template = all_of(manifests, "Deployment")["herald"]["spec"]["template"]["metadata"]
+    assert template["labels"]["team"] == "pods"
+    assert template["labels"]["app.kubernetes.io/part-of"] == "shop"
+    assert template["annotations"]["kubectl.kubernetes.io/default-container"] == "proxy"
+
+
+def test_labels_that_selectors_need_cannot_be_changed() -> None:
+    mine = {"app.kubernetes.io/name": "mine", "app.kubernetes.io/instance": "mine"}
+    for manifest in render({"commonLabels": mine, "podLabels": mine}):
+        assert manifest["metadata"]["labels"]["app.kubernetes.io/name"] == "herald"
+        assert manifest["metadata"]["labels"]["app.kubernetes.io/instance"] == "herald"
+    template = all_of(render({"podLabels": mine}), "Deployment")["herald"]["spec"]["template"]
+    assert template["metadata"]["labels"]["app.kubernetes.io/name"] == "herald"
+
+
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_examples_pass_lint(path: Path, trial_chart: Path) -> None:
     helm("lint", "--strict", trial_chart if path.name == "trial.yaml" else CHART, "-f", path)
 
 
-@pytest.mark.parametrize("release", ["herald", "push", "my-herald-2", "x" * 53])
+@pytest.mark.parametrize("release", ["herald", "push", "my-herald-2", "x" * 53, "true", "on"])
 def test_any_release_name_fits(release: str) -> None:
-    names = [
-        item["metadata"]["name"] for item in render(COMBINATIONS["deletion cost"], release=release)
-    ]
+    manifests = render(COMBINATIONS["deletion cost"], release=release)
+    for manifest in manifests:
+        validate(manifest)
+        assert manifest["metadata"]["labels"]["app.kubernetes.io/instance"] == release
+    names = [item["metadata"]["name"] for item in manifests]
     assert all(len(name) <= 63 and not name.endswith("-") for name in names)
+
+
+def test_the_test_of_one_release_does_not_delete_what_is_anothers() -> None:
+    """Its objects are deleted before each run by name, whoever owns them."""
+    hooks = [
+        item["metadata"]["name"]
+        for item in render()
+        if "helm.sh/hook" in item["metadata"].get("annotations", {})
+    ]
+    assert hooks
+    for other in ("herald-test", "herald-api", "herald-tests"):
+        theirs = {item["metadata"]["name"] for item in render(release=other)}
+        assert not theirs & set(hooks)
+
+
+def test_it_can_be_a_part_of_another_chart(tmp_path: Path) -> None:
+    (tmp_path / "charts").mkdir()
+    (tmp_path / "charts/herald").symlink_to(CHART)
+    part = {"name": "herald", "version": "0.1.0", "alias": "push"}
+    chart = {"apiVersion": "v2", "name": "shop", "version": "1.0.0", "dependencies": [part]}
+    (tmp_path / "Chart.yaml").write_text(json.dumps(chart))
+    values = {"push": MINIMAL, "global": {"imageRegistry": "registry.example.com"}}
+    manifests = render(values, base={}, chart=tmp_path)
+    assert set(all_of(manifests, "Deployment")) == {"herald-push"}
+    for manifest in manifests:
+        validate(manifest)
 
 
 def test_chart_can_be_packaged(tmp_path: Path) -> None:

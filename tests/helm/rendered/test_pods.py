@@ -171,6 +171,43 @@ def test_every_mount_has_its_volume(name: str, trial_chart: Path) -> None:
         assert mounted == set(volumes)
 
 
+def _spec(over: dict[str, Any]) -> dict[str, Any]:
+    spec: dict[str, Any] = one(render(over), "Deployment")["spec"]
+    return spec
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_drain_is_over_before_the_next_pod_goes(name: str, trial_chart: Path) -> None:
+    """A Deployment does not wait for pods that end; it waits for new ones to be available."""
+    manifests = rendered(name, trial_chart)
+    spec = one(manifests, "Deployment")["spec"]
+    sleep = container(manifests).get("lifecycle", {}).get("preStop", {}).get("sleep", {})
+    drain = float(settings(manifests)["HERALD_DRAIN_SECONDS"])
+    assert spec["minReadySeconds"] >= sleep.get("seconds", 0) + drain
+    # Kubernetes refuses a deadline that is not later, and a pod needs time to become ready.
+    assert spec["progressDeadlineSeconds"] >= spec["minReadySeconds"] + 300
+
+
+def test_how_long_a_pod_must_be_ready_can_be_set() -> None:
+    assert _spec({})["minReadySeconds"] == 5 + 30
+    assert _spec({"config": {"drainSeconds": 600}})["minReadySeconds"] == 605
+    spec = _spec({"rollout": {"minReadySeconds": 0, "progressDeadlineSeconds": 100}})
+    assert (spec["minReadySeconds"], spec["progressDeadlineSeconds"]) == (0, 100)
+    spec = _spec({"rollout": {"minReadySeconds": 900}})
+    assert (spec["minReadySeconds"], spec["progressDeadlineSeconds"]) == (900, 1500)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_volume_keeps_the_cluster_autoscaler_from_a_node(name: str, trial_chart: Path) -> None:
+    """It removes no node with a local volume that is not named as expendable."""
+    manifests = rendered(name, trial_chart)
+    local = {item["name"] for item in pod(manifests)["volumes"] if "emptyDir" in item}
+    assert local == {"tmp"}
+    annotations = one(manifests, "Deployment")["spec"]["template"]["metadata"]["annotations"]
+    named = annotations["cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes"]
+    assert set(named.split(",")) == local
+
+
 def test_no_pod_goes_before_another_is_ready() -> None:
     spec = one(render({"rollout": {"maxSurge": 2, "minReadySeconds": 30}}), "Deployment")["spec"]
     assert spec["strategy"] == {
@@ -238,8 +275,13 @@ def test_connections_are_what_the_memory_allows() -> None:
     assert _limit("8Gi") == "25000"
     assert _limit("8Gi", capacity={"ceiling": 1_000_000}) == str((8192 - 192) * 2**20 // 16384)
     assert _limit("8Gi", config={"workers": 4}) == "6250"
+    # Each process needs its own room before the first connection.
+    assert _limit("1Gi", config={"workers": 4}) == str((1024 - 4 * 192) * 2**20 // 16384 // 4)
     assert _limit("512Mi", config={"maxConnections": 1_000_000}) == "1000000"
     assert _limit(None) is None
+    without = render({"resources": None})
+    assert "HERALD_MAX_CONNECTIONS" not in settings(without)
+    assert "resources" not in container(without)
 
 
 def test_memory_for_one_connection_covers_what_was_measured() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.helm.rendered.chart import MINIMAL, merge, refusal, render
+from tests.helm.rendered.chart import MINIMAL, HelmError, merge, refusal, render
 from tests.helm.rendered.combinations import COMBINATIONS
 
 
@@ -64,6 +64,44 @@ def test_all_that_is_missing_is_told_at_once() -> None:
             "Herald's settings belong in config",
         ),
         (
+            {"resources": {"limits": {"memory": "1Gi"}}, "config": {"workers": 6}},
+            "for each of 6 workers",
+        ),
+        ({"service": {"nodePort": 30080}}, "service.nodePort needs service.type NodePort or"),
+        (
+            {"service": {"externalTrafficPolicy": "Local"}},
+            "service.externalTrafficPolicy needs service.type NodePort or LoadBalancer",
+        ),
+        (
+            {"service": {"type": "NodePort", "loadBalancerClass": "service.k8s.aws/nlb"}},
+            "service.loadBalancerClass needs service.type LoadBalancer",
+        ),
+        (
+            {"service": {"loadBalancerSourceRanges": ["10.0.0.0/8"]}},
+            "service.loadBalancerSourceRanges needs service.type LoadBalancer",
+        ),
+        (
+            {"service": {"ipFamilyPolicy": "PreferDualStack"}},
+            'takes IPv4 alone: set config.host to "::"',
+        ),
+        (
+            {"metrics": {"podMonitor": {"enabled": True, "interval": "5s"}}},
+            "metrics.podMonitor.scrapeTimeout (10s) is more than its interval (5s)",
+        ),
+        (
+            {
+                "metrics": {
+                    "serviceMonitor": {
+                        "enabled": True,
+                        "interval": "1m",
+                        "scrapeTimeout": "1m500ms",
+                    }
+                }
+            },
+            "metrics.serviceMonitor.scrapeTimeout (1m500ms) is more than its interval (1m)",
+        ),
+        ({"fullnameOverride": "1st"}, "is no name of a Service"),
+        (
             {"trial": {"enabled": True}, "engine": {"existingSecret": {"name": ""}}},
             "helm dependency update helm/herald/charts/trial",
         ),
@@ -74,6 +112,13 @@ def test_contradictions(over: dict[str, Any], words: str) -> None:
     said = refusal(over)
     assert "Herald cannot be installed so:" in said
     assert words in said
+
+
+@pytest.mark.parametrize("release", ["2nd-try", "my.herald"])
+def test_a_release_after_which_no_service_can_be_named(release: str) -> None:
+    with pytest.raises(HelmError, match="is no name of a Service: set fullnameOverride"):
+        render(release=release)
+    assert render({"fullnameOverride": "push"}, release=release)
 
 
 @pytest.mark.parametrize(
@@ -104,6 +149,16 @@ def test_contradictions(over: dict[str, Any], words: str) -> None:
         ({"rollout": {"maxSurge": 0}}, "/rollout/maxSurge", "anyOf"),
         ({"ingress": {"paths": []}}, "/ingress/paths", "minItems"),
         ({"probes": {"liveness": {"path": "/"}}}, "/probes/liveness", "'path' not allowed"),
+        (
+            {"probes": {"liveness": {"successThreshold": 2}}},
+            "/probes/liveness/successThreshold",
+            "max",
+        ),
+        (
+            {"probes": {"startup": {"successThreshold": 2}}},
+            "/probes/startup/successThreshold",
+            "max",
+        ),
         ({"apiService": {"type": "LoadBalancer"}}, "/apiService", "'type' not allowed"),
     ],
     ids=lambda given: given if isinstance(given, str) else "",
