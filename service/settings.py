@@ -72,7 +72,7 @@ class Settings(BaseModel):
     redis_url: Annotated[
         str | None,
         Field(
-            description="The engine: redis://, rediss://, unix:// or redis+sentinel://.",
+            description="The engine: redis://, unix://, redis+sentinel:// or redis+cluster://; rediss for redis: TLS.",
         ),
     ] = None
     jwt_secret: Annotated[

@@ -1,16 +1,18 @@
 """Where the engine is: the forms of `HERALD_REDIS_URL`.
 
-`redis://[user:password@]host:port/db`, `rediss://` for TLS (with redis-py's query parameters
-`ssl_ca_certs`, `ssl_certfile`, `ssl_keyfile`, `ssl_cert_reqs`, `ssl_check_hostname`),
-`unix:///path?db=0`, and `redis+sentinel://host:port,host:port/service`, which asks the sentinels
-for the primary at every connection. `redis+cluster://[user:password@]host:port,host:port` names
-some nodes of a Cluster, of which any one tells all the others.
+`redis://[user:password@]host:port/db`, `unix:///path?db=0`, and
+`redis+sentinel://host:port,host:port/service`, which asks the sentinels for the primary at every
+connection. `redis+cluster://[user:password@]host:port,host:port` names some nodes of a Cluster, of
+which any one tells all the others.
+
+With `rediss` for `redis` all connections have TLS, those to sentinels too. Its query parameters are
+redis-py's: `ssl_ca_certs`, `ssl_certfile`, `ssl_keyfile`, `ssl_cert_reqs`, `ssl_check_hostname`.
 """
 
 from __future__ import annotations
 
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -40,15 +42,16 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Seeds:
-    """Some nodes of a Cluster, and how to log in to all of them."""
+    """Some nodes of a Cluster, and how to reach and log in to all of them."""
 
     addresses: tuple[Address, ...]
     username: str | None
     password: str | None
+    tls: ssl.SSLContext | None = None
 
     def endpoint(self, address: Address) -> Endpoint:
         """A node of the same Cluster."""
-        return Endpoint(address.host, address.port, None, self.username, self.password, 0, None)
+        return Endpoint(address.host, address.port, None, self.username, self.password, 0, self.tls)
 
 
 Locate = Callable[[], Awaitable[Endpoint]]
@@ -57,6 +60,14 @@ Locate = Callable[[], Awaitable[Endpoint]]
 
 _SENTINEL_TIMEOUT = 1.0
 """Seconds for one sentinel, so that the next one is asked before the keeper gives up."""
+_SENTINEL_PARAMETERS = ("sentinel_username", "sentinel_password")
+_TLS_PARAMETERS = (
+    "ssl_ca_certs",
+    "ssl_certfile",
+    "ssl_keyfile",
+    "ssl_cert_reqs",
+    "ssl_check_hostname",
+)
 _UNREADABLE = (
     "it cannot be read; a special character in a name or password is percent-encoded, as %2F for /"
 )
@@ -69,6 +80,7 @@ def parse_engine_url(url: str) -> Locate | Seeds:
         InvalidInput: with what is wrong, never with the URL itself, which may hold a password.
     """
     scheme = url.partition("://")[0]
+    kind = scheme.replace("rediss", "redis", 1)
     if scheme in ("redis", "rediss", "unix"):
         endpoint = _single(url)
 
@@ -76,12 +88,13 @@ def parse_engine_url(url: str) -> Locate | Seeds:
             return endpoint
 
         return fixed
-    if scheme == "redis+sentinel":
+    if kind == "redis+sentinel":
         return _sentinel(url)
-    if scheme == "redis+cluster":
+    if kind == "redis+cluster":
         return _cluster(url)
     raise InvalidInput(
-        "it begins with redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://"
+        "it begins with redis://, unix://, redis+sentinel:// or redis+cluster://, or with rediss "
+        "for redis where it has TLS"
     )
 
 
@@ -94,10 +107,7 @@ def _single(url: str) -> Endpoint:
         raise InvalidInput(_UNREADABLE) from None
     if url.startswith("unix:") and (named or "path" not in found):
         raise InvalidInput("it names no socket, as unix:///path does")
-    try:
-        tls = _tls_context(found) if found.get("connection_class") is SSLConnection else None
-    except (ValueError, OSError) as error:
-        raise InvalidInput(f"its TLS parameters cannot be used: {error}") from None
+    tls = _tls_context(found) if found.get("connection_class") is SSLConnection else None
     return Endpoint(
         host=found.get("host", "localhost"),
         port=int(found.get("port", 6379)),
@@ -109,7 +119,14 @@ def _single(url: str) -> Endpoint:
     )
 
 
-def _tls_context(options: dict[str, Any]) -> ssl.SSLContext:
+def _tls_context(options: Mapping[str, Any]) -> ssl.SSLContext:
+    try:
+        return _new_context(options)
+    except (ValueError, OSError) as error:
+        raise InvalidInput(f"its TLS parameters cannot be used: {error}") from None
+
+
+def _new_context(options: Mapping[str, Any]) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=options.get("ssl_ca_certs"))
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if str(options.get("ssl_check_hostname", "true")).lower() in ("false", "0", "no"):
@@ -147,10 +164,16 @@ def _sentinel(url: str) -> Locate:
     credentials, _, hosts = parts.netloc.rpartition("@")
     username, _, password = credentials.partition(":")
     service, _, database = parts.path.strip("/").partition("/")
-    query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
     addresses = _addresses(hosts, "sentinels")
     if not service or (database and not database.isdecimal()):
         raise InvalidInput("it ends with /service, or /service/database")
+    query = _parameters(url, parts, _SENTINEL_PARAMETERS)
+    tls = _tls_context(query) if url.startswith("rediss") else None
+    login = {name.removeprefix("sentinel_"): query.get(name) for name in _SENTINEL_PARAMETERS}
+    secured: dict[str, Any] = {}
+    if tls is not None:
+        secured = {name: query[name] for name in _TLS_PARAMETERS if name in query}
+        secured |= {"ssl": True, "ssl_check_hostname": tls.check_hostname}
 
     async def ask() -> Endpoint:
         sentinel = Sentinel(  # type: ignore[no-untyped-call]
@@ -160,8 +183,8 @@ def _sentinel(url: str) -> Locate:
                 "socket_connect_timeout": _SENTINEL_TIMEOUT,
                 # One that is away is not asked again: the next one is, and the keeper tries again.
                 "retry": Retry(NoBackoff(), 0),
-                "username": query.get("sentinel_username"),
-                "password": query.get("sentinel_password"),
+                **login,
+                **secured,
             },
         )
         try:
@@ -181,7 +204,7 @@ def _sentinel(url: str) -> Locate:
             username=unquote(username) or None,
             password=unquote(password) or None,
             database=int(database or 0),
-            tls=None,
+            tls=tls,
         )
 
     return ask
@@ -192,9 +215,21 @@ def _cluster(url: str) -> Seeds:
     credentials, _, hosts = parts.netloc.rpartition("@")
     username, _, password = credentials.partition(":")
     addresses = _addresses(hosts, "nodes")
-    if parts.path.strip("/") or parts.query:
-        raise InvalidInput("nothing follows the nodes: a Cluster has no databases")
-    return Seeds(addresses, unquote(username) or None, unquote(password) or None)
+    if parts.path.strip("/") or "db=" in parts.query:
+        raise InvalidInput("no path follows the nodes: a Cluster has no databases")
+    query = _parameters(url, parts, ())
+    tls = _tls_context(query) if url.startswith("rediss") else None
+    return Seeds(addresses, unquote(username) or None, unquote(password) or None, tls)
+
+
+def _parameters(url: str, parts: _Parts, others: Sequence[str]) -> dict[str, str]:
+    """What follows the `?`. An unknown name is not repeated: it may be a part of the password."""
+    known = (*others, *(_TLS_PARAMETERS if url.startswith("rediss") else ()))
+    found = parse_qs(parts.query, keep_blank_values=True)
+    if not found.keys() <= set(known):
+        names = ", ".join(known) or "none; with rediss for redis, those of TLS"
+        raise InvalidInput(f"it has an unknown parameter; those that there are: {names}")
+    return {name: values[-1] for name, values in found.items()}
 
 
 def _addresses(hosts: str, what: str) -> tuple[Address, ...]:

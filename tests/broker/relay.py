@@ -11,10 +11,14 @@ from service.broker.embedded import EmbeddedEngine
 
 
 class Relay:
-    """Carries bytes both ways; can lose what the engine says to subscribers."""
+    """Carries bytes both ways; can lose what the engine says to subscribers.
 
-    def __init__(self, engine: EmbeddedEngine) -> None:
-        self._path = engine.url.removeprefix("unix://")
+    `engine_port`: of 127.0.0.1, where the engine is not the bundled one on its unix socket.
+    """
+
+    def __init__(self, engine: EmbeddedEngine | None) -> None:
+        self._path = "" if engine is None else engine.url.removeprefix("unix://")
+        self.engine_port = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self.connections = 0
         self._subscribing: set[int] = set()
@@ -24,7 +28,12 @@ class Relay:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         number = self.connections
-        engine_reader, engine_writer = await asyncio.open_unix_connection(self._path)
+        if self._path:
+            engine_reader, engine_writer = await asyncio.open_unix_connection(self._path)
+        else:
+            engine_reader, engine_writer = await asyncio.open_connection(
+                "127.0.0.1", self.engine_port
+            )
         for source, target, answers in (
             (reader, engine_writer, False),
             (engine_reader, writer, True),
@@ -65,7 +74,7 @@ class Relay:
 
 @contextlib.asynccontextmanager
 async def relaying(
-    engine: EmbeddedEngine, tls: ssl.SSLContext | None = None
+    engine: EmbeddedEngine | None, tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[Relay]:
     """A relay on a TCP port of 127.0.0.1."""
     relay = Relay(engine)

@@ -84,7 +84,11 @@ SECRETS = ("hunter2", "hunter", "hunt", "two")
         ("redis+cluster://:hunter2@[::1", "percent-encoded"),
         ("redis+cluster://:hunter2@h:1/1", "no databases"),
         ("redis+cluster://:hunter2@h:1?db=1", "no databases"),
-        ("rediss+cluster://:hunter2@h:1", "begins with redis://"),
+        ("redis+cluster://:hunter2@h:1?ssl_cert_reqs=none", "with rediss for redis"),
+        ("rediss+cluster://:hunter2@h:1?ssl_cert_reqs=optional", "required or none"),
+        ("rediss+cluster://:hunter2@h:1?ssl_ca_certs=/no/such/file", "No such file"),
+        ("rediss+cluster://:hunter2@h:1?hunter=2", "those that there are: ssl_ca_certs"),
+        ("rediss+unix:///x", "begins with redis://"),
         ("redis://:hunt/two@h:1", "percent-encoded"),
         ("redis://:hunt?two@h:1", "percent-encoded"),
         ("redis://:hunt#two@h:1", "percent-encoded"),
@@ -111,6 +115,9 @@ SECRETS = ("hunter2", "hunter", "hunt", "two")
         ("redis+sentinel://:hunter2\u2100@h:1/main", "percent-encoded"),
         ("redis+sentinel://:hunter2@h:1", "ends with /service"),
         ("redis+sentinel://:hunter2@h:1/main/two", "ends with /service"),
+        ("redis+sentinel://:hunter2@h:1/main?ssl_cert_reqs=none", "unknown parameter"),
+        ("redis+sentinel://:hunter2@h:1/main?hunter=2", "those that there are: sentinel_username"),
+        ("rediss+sentinel://:hunter2@h:1/main?ssl_ca_certs=/no/such/file", "No such file"),
     ],
 )
 def test_bad_url_is_explained_without_the_password(url: str, sentence: str) -> None:
@@ -128,6 +135,14 @@ def test_seeds_of_a_cluster_are_understood() -> None:
     seeds = Seeds((Address("h", 1), Address("::1", 2)), "user", "p/w")
     assert parse_engine_url(url) == seeds
     assert seeds.endpoint(Address("x", 3)) == Endpoint("x", 3, None, "user", "p/w", 0, None)
+
+
+def test_a_cluster_over_tls_is_verified_unless_told_otherwise() -> None:
+    seeds = parse_engine_url("rediss+cluster://h:1?ssl_check_hostname=false")
+    assert isinstance(seeds, Seeds)
+    tls = seeds.endpoint(Address("x", 3)).tls
+    assert tls is not None
+    assert (tls.verify_mode, tls.check_hostname) == (ssl.CERT_REQUIRED, False)
 
 
 async def test_sentinels_that_are_away_are_named_by_service_only() -> None:

@@ -1,4 +1,4 @@
-"""A certificate authority of the tests' own, and server certificates for 127.0.0.1."""
+"""A certificate authority of the tests' own, and server certificates."""
 
 from __future__ import annotations
 
@@ -24,11 +24,13 @@ class Authority:
         self.ca = directory / "ca.pem"
         self.ca.write_bytes(self._sign("test CA", self._key, -1, 1))
 
-    def certify(self, name: str, since: int = -1, until: int = 1) -> tuple[Path, Path]:
-        """A certificate that is valid between these days from now, and its key."""
+    def certify(
+        self, name: str, since: int = -1, until: int = 1, host: str = "127.0.0.1"
+    ) -> tuple[Path, Path]:
+        """A certificate for `host`, valid between these days from now, and its key."""
         key = ec.generate_private_key(ec.SECP256R1())
         certificate, secret = self._directory / f"{name}.pem", self._directory / f"{name}.key"
-        certificate.write_bytes(self._sign(name, key, since, until))
+        certificate.write_bytes(self._sign(name, key, since, until, host))
         secret.write_bytes(
             key.private_bytes(
                 serialization.Encoding.PEM,
@@ -38,9 +40,15 @@ class Authority:
         )
         return certificate, secret
 
-    def _sign(self, name: str, key: ec.EllipticCurvePrivateKey, since: int, until: int) -> bytes:
+    def _sign(
+        self,
+        name: str,
+        key: ec.EllipticCurvePrivateKey,
+        since: int,
+        until: int,
+        host: str | None = None,
+    ) -> bytes:
         now = datetime.datetime.now(datetime.UTC)
-        is_ca = key is self._key
         builder = (
             x509.CertificateBuilder()
             .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
@@ -49,11 +57,12 @@ class Authority:
             .serial_number(x509.random_serial_number())
             .not_valid_before(now + since * _DAY)
             .not_valid_after(now + until * _DAY)
-            .add_extension(x509.BasicConstraints(ca=is_ca, path_length=None), critical=True)
+            .add_extension(x509.BasicConstraints(ca=host is None, path_length=None), critical=True)
         )
-        if not is_ca:
-            address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
-            builder = builder.add_extension(x509.SubjectAlternativeName([address]), critical=False)
+        if host is not None:
+            is_address = host[0].isdigit()
+            named = x509.IPAddress(ipaddress.ip_address(host)) if is_address else x509.DNSName(host)
+            builder = builder.add_extension(x509.SubjectAlternativeName([named]), critical=False)
         signed = builder.sign(self._key, hashes.SHA256())
         return signed.public_bytes(serialization.Encoding.PEM)
 

@@ -17,16 +17,23 @@ NODE_TIMEOUT = 1000
 """Milliseconds of silence after which a node is held to be away."""
 
 
-class Node:
-    """One engine of a Cluster, on TCP."""
+_HOSTNAME = ("--cluster-preferred-endpoint-type", "hostname")
 
-    def __init__(self) -> None:
+
+class Node:
+    """One engine of a Cluster, on TCP. `known_port` and `host` are what it tells clients."""
+
+    def __init__(self, known_port: int | None = None, host: str = "") -> None:
         self.port = free_port()
+        self.known_port = known_port or self.port
         self.bus_port = free_port()
         self.engine = EmbeddedEngine(
             (
                 *("--port", str(self.port), "--bind", "127.0.0.1"),
                 *("--cluster-enabled", "yes", "--cluster-port", str(self.bus_port)),
+                *("--cluster-announce-port", str(self.known_port)),
+                *(_HOSTNAME if host else ()),
+                *(("--cluster-announce-hostname", host) if host else ()),
                 *("--cluster-node-timeout", str(NODE_TIMEOUT)),
                 # A primary that has lost its last slot stays one, so that it can be told so.
                 *("--cluster-allow-replica-migration", "no"),
@@ -57,14 +64,22 @@ class Node:
 class EngineCluster:
     """Primaries that share all slots, and replicas: number n is of primary number n.
 
-    `small` is how many slots the first primary has, where it is not an equal share.
+    `small` is how many slots the first primary has, where it is not an equal share. `known_ports`
+    and `host` are what the nodes tell clients, where these come another way.
     """
 
-    def __init__(self, primaries: int = 3, replicas: int = 0, small: int | None = None) -> None:
+    def __init__(
+        self,
+        primaries: int = 3,
+        replicas: int = 0,
+        small: int | None = None,
+        known_ports: Sequence[int] = (),
+        host: str = "",
+    ) -> None:
         self.nodes: list[Node] = []
         try:
-            for _ in range(primaries + replicas):
-                self.nodes.append(Node())
+            for known_port in known_ports or [None] * (primaries + replicas):
+                self.nodes.append(Node(known_port, host))
             self.primaries = self.nodes[:primaries]
             self.replicas = self.nodes[primaries:]
             self._form(small)
@@ -86,7 +101,7 @@ class EngineCluster:
         slot = slot_of(channel)
         for first, last, primary, *_ in self.nodes[0].do("CLUSTER", "SLOTS"):  # type: ignore[attr-defined]
             if first <= slot <= last:
-                return next(node for node in self.nodes if node.port == primary[1])
+                return next(node for node in self.nodes if node.known_port == primary[1])
         raise AssertionError(f"nobody has slot {slot}")
 
     def add(self) -> Node:
