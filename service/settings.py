@@ -72,7 +72,8 @@ class Settings(BaseModel):
     redis_url: Annotated[
         str | None,
         Field(
-            description="The engine: redis://, unix://, redis+sentinel:// or redis+cluster://; rediss for redis: TLS.",
+            description="The engine: redis://, unix://, redis+sentinel:// or redis+cluster://, and "
+            "with rediss for redis over TLS.",
         ),
     ] = None
     jwt_secret: Annotated[

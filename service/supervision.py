@@ -9,14 +9,15 @@ lost, whereas going on might lose an event without a sign.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
+import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 PAUSE_SECONDS = 0.5
 EXIT_STATUS = 70
 """Of a process that ended itself: EX_SOFTWARE of sysexits.h."""
+_WORDS = b"herald: out of memory in the event loop; ending, so that clients resume\n"
 
 
 async def supervise(
@@ -32,21 +33,28 @@ async def supervise(
             is no memory, and then a line of the log cannot be had either.
         pause: seconds from a failure to the next beginning.
     """
+    # Not with `contextlib.suppress`, which takes memory itself.
     while True:
-        with contextlib.suppress(Exception):
-            try:
-                return await work()
-            except Exception as error:
+        try:
+            return await work()
+        except Exception as error:
+            try:  # noqa: SIM105
                 failed(error)
-        with contextlib.suppress(MemoryError):
+            except Exception:  # noqa: S110
+                pass
+        try:
             await asyncio.sleep(pause)
+        except MemoryError:
+            # What cannot even wait would hold up all others for ever.
+            fail_stop(_WORDS)
 
 
 def fail_stop(line: bytes) -> None:
     """End the process now: no drain, no `finally`, no memory needed. `line`: for stderr."""
-    with contextlib.suppress(OSError):
+    try:
         os.write(2, line)
-    os._exit(EXIT_STATUS)
+    finally:
+        os._exit(EXIT_STATUS)
 
 
 def on_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -56,6 +64,14 @@ def on_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> N
     frees a place: nobody knows, and nobody calls it again. Failures that have closed a transport,
     or are a task's, have been dealt with.
     """
-    if "handle" in context and isinstance(context.get("exception"), MemoryError):
-        fail_stop(b"herald: out of memory in the event loop; ending, so that clients resume\n")
+    dealt_with = "transport" in context or "task" in context or "future" in context
+    if isinstance(context.get("exception"), MemoryError) and not dealt_with:
+        fail_stop(_WORDS)
     loop.default_exception_handler(context)
+
+
+def on_unraisable(failure: Any) -> None:
+    """A `sys.unraisablehook`: what C code could not even tell the loop, see `on_loop_error`."""
+    if failure.exc_type is MemoryError:
+        fail_stop(_WORDS)
+    sys.__unraisablehook__(failure)

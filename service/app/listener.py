@@ -2,7 +2,8 @@
 
 libuv stops listening where a connection that it has taken is not fetched by the callback, and
 uvloop does not fetch it where the callback fails, which it does where there is no memory for one
-more connection. From then on the kernel's queue fills, and nobody is told. So it is looked at.
+more connection. From then on the kernel's queue fills, and nobody is told. So there is always a
+protocol for a connection, and the queue is looked at.
 """
 
 from __future__ import annotations
@@ -12,8 +13,19 @@ import logging
 import select
 import socket
 from collections.abc import Callable
+from typing import cast
 
 logger = logging.getLogger("herald.http")
+
+
+class _Refusal(asyncio.Protocol):
+    """Of connections for which there is no memory."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        cast("asyncio.Transport", transport).abort()
+
+
+_REFUSAL = _Refusal()
 
 
 class Listener:
@@ -83,8 +95,11 @@ class Listener:
             await self._server.wait_closed()
 
     def _make(self) -> asyncio.Protocol:
-        self._taken += 1
-        return self._factory()
+        try:
+            self._taken += 1
+            return self._factory()
+        except MemoryError:
+            return _REFUSAL
 
     def _is_waited_for(self) -> bool:
         return self._queue is not None and bool(self._queue.poll(0))

@@ -8,6 +8,7 @@ import errno
 import logging
 import signal
 import socket
+import sys
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, NamedTuple, cast
 
@@ -16,7 +17,7 @@ import uvicorn
 from service.app.listener import Listener
 from service.app.node import Face, Node, Place
 from service.settings import Settings, SettingsError
-from service.supervision import on_loop_error, supervise
+from service.supervision import on_loop_error, on_unraisable, supervise
 
 logger = logging.getLogger("herald.node")
 
@@ -182,6 +183,7 @@ async def serve(
     """
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(on_loop_error)
+    sys.unraisablehook = on_unraisable
     stop = asyncio.Event()
     hurry = asyncio.Event()
 

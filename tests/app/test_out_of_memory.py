@@ -38,6 +38,16 @@ def _answers_anew(herald: Herald) -> bool:
     return False
 
 
+async def test_a_connection_without_memory_is_refused_and_the_next_is_not(herald: Herald) -> None:
+    herald.signal(signal.SIGWINCH)
+    with _knock(herald) as knocking:
+        knocking.settimeout(PATIENCE)
+        with contextlib.suppress(ConnectionResetError):
+            assert knocking.recv(1) == b""
+    assert _answers_anew(herald)
+    assert herald.metrics()['herald_task_failures_total{task="accept"}'] == 0
+
+
 async def test_connections_are_taken_again_and_those_that_are_there_stay(herald: Herald) -> None:
     client = await open_herald(herald, token=mint("alice"))
     await client.expect("welcome")
