@@ -53,7 +53,7 @@ class Listener:
         match message["type"]:
             case "welcome":
                 for channel, joined in message["channels"].items():
-                    if channel not in self.positions:
+                    if self.positions.get(channel, "0-0") == "0-0":
                         self.store(channel, joined["position"])
             case "event":
                 channel, position = message["channel"], message["id"]
@@ -103,7 +103,7 @@ class Listener:
                     return 1
             except (OSError, InvalidHandshake):
                 pass  # it restarts, or the network is away
-            bound = min(15.0, 0.25 * 2**failures)
+            bound = min(15.0, 0.25 * 2 ** min(failures, 10))  # hours of them would overflow
             failures += 1
             await asyncio.sleep(self.pause + random.uniform(0, bound))
             self.pause = 0.0

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +24,7 @@ from herald_client import (
     Rejected,
     Unauthorized,
     Unavailable,
+    background,
 )
 
 from tests.chaos.proxy import Proxy
@@ -252,6 +255,120 @@ async def test_async_enqueue_may_raise_instead() -> None:
         await publisher.enqueue(to="all", type="t")
 
 
+def _exit(publisher: Publisher, failed: FailedEvent) -> None:
+    sys.exit(3)
+
+
+def _flush(publisher: Publisher, failed: FailedEvent) -> None:
+    publisher.flush()
+
+
+def _close(publisher: Publisher, failed: FailedEvent) -> None:
+    publisher.close()
+
+
+def _put_again(publisher: Publisher, failed: FailedEvent) -> None:
+    publisher.enqueue(**failed.fields)
+
+
+@pytest.mark.parametrize("on_failed", [_exit, _flush, _close, _put_again])
+def test_whatever_on_failed_does_the_queue_goes_on(
+    herald: Herald, user: str, caplog: pytest.LogCaptureFixture, on_failed: Callable[..., None]
+) -> None:
+    """It would wait for itself, or end the thread, and everybody wait for ever."""
+
+    def tell(failed: FailedEvent) -> None:
+        if filled.wait(PATIENCE):
+            on_failed(publisher, failed)
+
+    filled = threading.Event()
+    publisher = Publisher(herald.url, KEY, queue=QueueOptions(size=1, on_failed=tell))
+    publisher.enqueue(to="nobody", type="t", id=user)
+    if on_failed is not _close:
+        publisher.enqueue(to=f"user:{user}", type="t", data=1)
+    filled.set()
+    assert publisher.flush(PATIENCE)
+    publisher.close(PATIENCE)
+    assert retained(herald, f"user:{user}") == ([] if on_failed is _close else [1])
+    assert "on_failed failed" in caplog.text
+
+
+def test_a_request_that_cannot_be_made_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the environment names a proxy that makes no sense."""
+    monkeypatch.setenv("HTTP_PROXY", "nonsense://127.0.0.1")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    failed: list[FailedEvent] = []
+    options = QueueOptions(keep_trying=0.2, on_failed=failed.append)
+    with Publisher(_nowhere(), KEY, queue=options) as publisher:
+        publisher.enqueue(to="all", type="t")
+        assert publisher.flush(PATIENCE)
+    (one,) = failed
+    assert isinstance(one.error, NoAnswer)
+    assert "nonsense" in one.error.detail
+
+
+def test_a_flush_waits_for_what_was_put_before_it_and_not_for_more(
+    herald: Herald, user: str
+) -> None:
+    stop = threading.Event()
+    put: list[str] = []
+
+    def feed() -> None:
+        while not stop.is_set():
+            put.append(publisher.enqueue(to=f"topic:{user}", type="t"))
+
+    with Publisher(herald.url, KEY, queue=QueueOptions(size=1_000)) as publisher:
+        feeding = threading.Thread(target=feed)
+        feeding.start()
+        _until(lambda: len(put) >= 1_000)
+        publisher.enqueue(to=f"user:{user}", type="t", data="mine")
+        try:
+            assert publisher.flush(PATIENCE)
+            assert retained(herald, f"user:{user}") == ["mine"]
+        finally:
+            stop.set()
+            feeding.join(PATIENCE)
+
+
+def test_at_the_end_all_queues_share_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Any] = []
+
+    class Spy:
+        def hurry(self) -> None:
+            told.append("hurry")
+
+        def close_at_exit(self, since: float) -> None:
+            told.append(since)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(background, "_live", [Spy(), Spy()])
+        background.close_all_at_exit()
+    assert told[:2] == ["hurry", "hurry"]
+    assert told[2] == told[3]
+    with Publisher(_nowhere(), KEY, queue=QueueOptions(on_failed=lambda failed: None)) as publisher:
+        publisher.enqueue(to="all", type="t")
+        waited: list[float | None] = []
+        assert publisher._queue is not None
+        with monkeypatch.context() as patch:
+            patch.setattr(publisher._queue, "close", waited.append)
+            publisher._queue.close_at_exit(time.monotonic() - 3600.0)
+        assert waited == [0.0]
+        publisher.close(timeout=0.0)
+
+
+async def test_async_enqueue_that_gives_up_leaves_nothing_behind() -> None:
+    options = QueueOptions(size=1, on_failed=lambda failed: None)
+    publisher = AsyncPublisher(_nowhere(), KEY, queue=options)
+    await publisher.enqueue(to="all", type="t")
+    for _ in range(3):
+        with pytest.raises(QueueFull):
+            await publisher.enqueue(to="all", type="t", timeout=0.01)
+    assert publisher._queue is not None
+    assert publisher._queue._room_listeners == []
+    await publisher.close(timeout=0.0)
+
+
 def test_the_thread_goes_when_it_is_not_needed(
     herald: Herald, user: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -273,6 +390,10 @@ def test_the_thread_goes_when_it_is_not_needed(
         {"max_batch": 10_001},
         {"keep_trying": 241},
         {"when_full": "drop"},
+        {"linger": float("nan")},
+        {"exit_timeout": -1},
+        {"on_failed": "print"},
+        {"on_failed": asyncio.sleep},
     ],
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:

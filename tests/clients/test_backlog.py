@@ -152,6 +152,21 @@ def test_an_event_is_given_up_when_its_time_is_over() -> None:
     assert backlog.next() is None
 
 
+def test_no_answer_silences_a_queue_for_hours() -> None:
+    """A page of maintenance asks for an hour, and is gone in a minute."""
+    clock = Clock()
+    backlog = _backlog(clock)
+    _fill(backlog, "a", expires=60.0)
+    backlog.next()
+    assert _results(backlog.settle(Answer(503, "9" * 400, b"<html>"))) == {0: Unavailable}
+    clock.now = 10.0
+    backlog.add(_event("a", 1), 70.0, 1)
+    assert isinstance(backlog.next(), float), "what it asked for is heeded"
+    clock.now = 61.0
+    assert backlog.expire() == []
+    assert _numbers(backlog.next()) == [1]
+
+
 def test_an_event_that_was_never_sent_is_told_why() -> None:
     clock = Clock()
     backlog = _backlog(clock, max_batch=1)
@@ -200,7 +215,9 @@ def test_an_answer_that_is_not_heralds_fails_the_events(body: bytes) -> None:
     backlog = _backlog(Clock())
     _fill(backlog, "a")
     backlog.next()
-    assert _results(backlog.settle(Answer(200, None, body))) == {0: Rejected}
+    (settled,) = backlog.settle(Answer(200, None, body))
+    assert isinstance(settled.result, Rejected)
+    assert (settled.result.id, settled.result.attempts) == ("id0", 1)
 
 
 def test_what_is_abandoned_is_told_once() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import json
 import os
 import subprocess
@@ -219,6 +220,30 @@ async def test_django(herald: Herald, shop: Shop, tmp_path: Path, server: str) -
                 assert (event.channel, event.data) == ("all", text)
         assert retained(herald, channel) == [*ordered, event_of_order], "and no yacht"
     assert "Traceback" not in log.read_text()
+
+
+async def test_plain_websockets_waits_for_hours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long its server is away, it never waits for more than a moment, nor gives up."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    listen = importlib.import_module("listen")
+    waits: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 1_100:
+            raise LookupError
+
+    async def listen_once() -> None:
+        raise OSError
+
+    listener = listen.Listener("ws://127.0.0.1:1", "t", tmp_path / "positions.json", [])
+    monkeypatch.setattr(listener, "listen_once", listen_once)
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    with pytest.raises(LookupError):
+        await listener.listen()
+    assert max(waits) <= 15.0
 
 
 async def test_plain_websockets(fragile: Fragile, user: str, tmp_path: Path) -> None:

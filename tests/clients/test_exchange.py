@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from herald_client import (
+    ConfigurationError,
     Forbidden,
     IdConflict,
     InvalidEvent,
@@ -163,6 +164,32 @@ def test_the_channels_that_have_it_are_named() -> None:
     assert conflicting.value.channels == ["user:a"]
 
 
+def test_a_wait_that_takes_too_long_ends_it() -> None:
+    """A computer sleeps, or is busy: no time is left, and none is asked of a socket."""
+
+    class Sleepy(Script):
+        def run(self, steps: Steps[Any]) -> Any:
+            def oversleeping() -> Steps[Any]:
+                outcome: Outcome | None = None
+                while True:
+                    step = steps.send(outcome)
+                    outcome = yield step
+                    if isinstance(step, Wait):
+                        self.now += 60.0
+
+            return super().run(oversleeping())
+
+    script = Sleepy(_problem(503), STORED)
+    with pytest.raises(Unavailable, match="503"):
+        script.publish()
+    assert len(script.requests) == 1
+
+
+def test_a_redirect_is_named() -> None:
+    with pytest.raises(Rejected, match="redirects are not followed"):
+        Script(Answer(308, None, b"")).publish()
+
+
 @pytest.mark.parametrize("chance", [0.0, 0.999])
 def test_retry_after_is_the_least_wait(chance: float) -> None:
     date = format_datetime(datetime.fromtimestamp(1000 + 1 + 4 + 1, UTC), usegmt=True)
@@ -198,8 +225,9 @@ def test_waits_grow_up_to_the_longest() -> None:
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"id":"i"}', b'{"id":1,"positions":3}'])
 def test_an_answer_that_is_not_heralds_is_an_error(body: bytes) -> None:
-    with pytest.raises(Rejected, match="no answer of Herald"):
+    with pytest.raises(Rejected, match="no answer of Herald") as raised:
         Script(Answer(200, None, body)).publish()
+    assert raised.value.id == "i", "it may be stored"
 
 
 def test_history_is_read_from_a_quoted_channel() -> None:
@@ -233,6 +261,8 @@ def test_ticket() -> None:
         "topics": ["a", "b.*"],
         "expires_in": 60,
     }
+    with pytest.raises(ConfigurationError, match="list"):
+        script.run(create_ticket("alice", "news", 60, POLICY, script.around))
 
 
 def test_an_event_is_written_once_and_gets_an_id() -> None:
@@ -257,11 +287,23 @@ def test_data_that_is_no_json_is_refused_here(data: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "fields", [{"to": "all"}, {"type": "t"}, {"to": "all", "type": "t", "payload": 1}]
+    "fields", [{"to": "all"}, {"type": "t"}, {"to": "all", "type": "t", 1: 1}, {}]
 )
 def test_fields_that_are_no_event_are_refused(fields: Any) -> None:
     with pytest.raises(InvalidEvent, match="An event has the keys"):
         encode_fields(fields, dump_json)
+
+
+@pytest.mark.parametrize("to", [None, 1, [1], [["all"]], b"all", {"all": None, 1: None}])
+def test_channels_of_another_type_are_refused_here(to: Any) -> None:
+    """The queue compares them, so it must be able to."""
+    with pytest.raises(InvalidEvent, match="`to` is"):
+        encode_event(to, "t", None, None, None, dump_json)
+
+
+def test_one_event_in_place_of_many_is_refused() -> None:
+    with pytest.raises(InvalidEvent, match="mapping"):
+        encode_fields("to", dump_json)  # type: ignore[arg-type]
 
 
 def test_other_json_writers_may_be_used() -> None:

@@ -104,6 +104,13 @@ def test_the_snippets_are_well_typed(tmp_path: Path) -> None:
     """Strictly, with the package's own types, as a user's mypy sees them."""
     for number, snippet in enumerate(SNIPPETS):
         (tmp_path / f"snippet_{number}.py").write_text(snippet)
+    (tmp_path / "use.py").write_text(
+        "from herald_client import FailedEvent, Published, Publisher\n"
+        "def publish(publisher: Publisher, failed: FailedEvent, tolerant: bool) -> None:\n"
+        "    done: list[Published] = publisher.publish_many([], return_errors=False)\n"
+        "    publisher.publish_many([failed.fields], return_errors=tolerant)\n"
+        "    publisher.enqueue(**failed.fields)\n"
+    )
     (tmp_path / "misuse.py").write_text(
         "from herald_client import Event, Gap, subscribe\n"
         "async def main() -> None:\n"

@@ -103,6 +103,17 @@ Publisher().enqueue(to=CHANNEL, type="kept", data="to be logged")   # nobody hol
     assert "type='kept'" in done.stderr
 
 
+def test_a_publisher_that_nobody_closed_ends_in_peace(herald: Herald, user: str) -> None:
+    program = """
+publisher = Publisher()
+publisher.publish(to=CHANNEL, type="t", data=1)
+publisher.enqueue(to=CHANNEL, type="t", data=2)
+"""
+    done = _run(herald.url, user, program)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert retained(herald, f"user:{user}") == [1, 2]
+
+
 def test_an_event_of_the_very_end_is_sent(herald: Herald, user: str) -> None:
     """From an at-exit function, when the thread is gone and no other may start."""
     program = """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import gc
 import json
 import os
@@ -11,7 +12,7 @@ import signal
 import ssl
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,12 @@ def test_errors_say_what_is_wrong(herald: Herald, publisher: Publisher, user: st
         (("127.0.0.1:8000", "k"), "`url`"),
         (("ftp://x", "k"), "`url`"),
         (("http://127.0.0.1:1", "two words"), "`key`"),
+        (("http://127.0.0.1:port", "k"), "port"),
+        (("http://127.0.0.1:99999", "k"), "port"),
+        (("http://[::1", "k"), "host"),
+        (("http://" + "é" * 80, "k"), "host"),
+        (("http://user:password@127.0.0.1:1", "k"), "user"),
+        (("http://127.0.0.1:1/?region=eu", "k"), "query"),
     ],
 )
 def test_bad_arguments_are_named(
@@ -171,18 +178,126 @@ async def test_async_publisher(async_publisher: AsyncPublisher, herald: Herald, 
         await async_publisher.publish(to="nobody", type="t")
 
 
-def test_an_async_publisher_outlives_its_loops(
-    herald: Herald, user: str, recwarn: pytest.WarningsRecorder
-) -> None:
-    """As where a web framework makes a loop for each request; what they leave does not pile up."""
-    warnings.simplefilter("ignore", ResourceWarning)  # of the connections that each loop leaves
+@contextlib.contextmanager
+def leaving_nothing() -> Iterator[None]:
+    """Whatever is dropped in here was closed before."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+        gc.collect()
+    assert [str(warning.message) for warning in caught] == []
+
+
+def test_an_async_publisher_outlives_its_loops(herald: Herald, user: str) -> None:
+    """As where a web framework makes a loop for each request: each closes its connections."""
     publisher = AsyncPublisher(herald.url, KEY)
-    for number in range(5):
-        asyncio.run(publisher.publish(to=f"user:{user}", type="t", data=number))
+    with leaving_nothing():
+        for number in range(5):
+            asyncio.run(publisher.publish(to=f"user:{user}", type="t", data=number))
+        assert len(publisher._transport._pools) == 1
+        del publisher
     assert retained(herald, f"user:{user}") == list(range(5))
-    assert len(publisher._transport._clients) == 1
-    del publisher
-    gc.collect()
+
+
+@pytest.mark.filterwarnings("ignore:asynchronous generator:ResourceWarning")
+def test_a_loop_that_ended_its_generators_may_go_on(herald: Herald, user: str) -> None:
+    publisher = AsyncPublisher(herald.url, KEY)
+    with asyncio.Runner() as runner:
+        for number in range(2):
+            runner.run(publisher.publish(to=f"user:{user}", type="t", data=number))
+            runner.get_loop().run_until_complete(runner.get_loop().shutdown_asyncgens())
+        runner.run(publisher.close())
+    assert retained(herald, f"user:{user}") == [0, 1]
+
+
+def test_a_publisher_that_nobody_closes_leaves_no_socket(herald: Herald, user: str) -> None:
+    publisher = Publisher(herald.url, KEY)
+    with leaving_nothing():
+        publisher.publish(to=f"user:{user}", type="t")
+        del publisher
+
+
+@COLOURS
+async def test_a_call_that_waits_ends_with_its_publisher(colour: str) -> None:
+    """And opens no connection that nobody would close."""
+    url = f"http://127.0.0.1:{free_port()}"
+    async with asyncio.timeout(PATIENCE):
+        if colour == "async":
+            async with AsyncPublisher(url, KEY, deadline=240.0) as publisher:
+                sent = asyncio.ensure_future(publisher.publish(to="all", type="t"))
+                await asyncio.sleep(0.1)
+        else:
+            with Publisher(url, KEY, deadline=240.0) as other:
+                sent = asyncio.ensure_future(asyncio.to_thread(other.publish, to="all", type="t"))
+                await asyncio.sleep(0.1)
+        with pytest.raises(Closed):
+            await sent
+
+
+class Silent(asyncio.Protocol):
+    """Takes connections, and says nothing."""
+
+    def __init__(self, taken: list[asyncio.BaseTransport]) -> None:
+        self._taken = taken
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._taken.append(transport)
+
+
+@pytest.mark.parametrize("end", ["timeout", "cancel"])
+async def test_a_handshake_that_is_cut_short_leaves_no_socket(end: str) -> None:
+    taken: list[asyncio.BaseTransport] = []
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Silent(taken), "127.0.0.1", 0)
+    url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    timeout = 0.1 if end == "timeout" else PATIENCE
+    with leaving_nothing():
+        async with AsyncPublisher(url, KEY, timeout=timeout, deadline=timeout * 1.1) as publisher:
+            sent = asyncio.create_task(publisher.publish(to="all", type="t"))
+            await eventually(lambda: bool(taken), "it is connected")
+            if end == "cancel":
+                await asyncio.sleep(0.05)
+                sent.cancel()
+            await asyncio.wait([sent])
+            assert sent.cancelled() or isinstance(sent.exception(), NoAnswer)
+        del sent
+    for transport in taken:
+        transport.close()
+    server.close()
+
+
+@COLOURS
+async def test_an_answer_that_dribbles_does_not_outlast_the_deadline(colour: str) -> None:
+    """Each byte comes in time, and all of them never would."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 202 Accepted\r\nContent-Length: 1000000\r\n\r\n")
+            while not done.is_set():
+                writer.write(b" ")
+                await writer.drain()
+                await asyncio.sleep(0.01)
+        writer.close()
+        await asyncio.wait([asyncio.ensure_future(writer.wait_closed())])
+
+    done = asyncio.Event()
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+    async def publish() -> None:
+        if colour == "async":
+            async with AsyncPublisher(url, KEY, timeout=0.2, deadline=0.3) as publisher:
+                await publisher.publish(to="all", type="t")
+        else:
+            with Publisher(url, KEY, timeout=0.2, deadline=0.3) as other:
+                await asyncio.to_thread(other.publish, to="all", type="t")
+
+    with pytest.raises(NoAnswer, match="in time"):
+        await asyncio.wait_for(publish(), PATIENCE)
+    done.set()
+    server.close()
+    await asyncio.sleep(0.05)
 
 
 def _many(channel: str, count: int) -> list[EventFields]:
@@ -348,7 +463,7 @@ async def test_no_answer_in_time_is_repeated(
 @COLOURS
 async def test_nobody_there(colour: str, herald: Herald) -> None:
     async with proxying(lambda: ("127.0.0.1", free_port())) as proxy:
-        with pytest.raises(NoAnswer) as raised:
+        with pytest.raises(NoAnswer, match=f"127.0.0.1:{proxy.port}") as raised:
             await _publish_through(proxy, "all", colour, deadline=0.4)
     assert raised.value.attempts >= 1
     assert raised.value.status is None
@@ -380,6 +495,8 @@ async def test_an_engine_that_is_away_and_comes_back(
         await eventually(lambda: _refusals(herald) > refused, "refused for now")
         engine.restart()
         await late
+    # What is published is repeated until it goes, what the test reads is not.
+    await eventually(herald.is_ready, "readiness returns")
     assert retained(herald, channel) == ["once", "once"]
 
 

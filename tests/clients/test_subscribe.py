@@ -29,8 +29,11 @@ from herald_client import (
     Status,
     Subscription,
     TokenRefused,
+    runner,
     subscribe,
 )
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.typing import Subprotocol
 
 from service.broker.embedded import EmbeddedEngine
 from tests.chaos.proxy import Proxy, proxying
@@ -307,7 +310,12 @@ def test_gaps_cannot_be_missed_by_accident(herald: Herald) -> None:
         (("127.0.0.1:8000", "t"), {}),
         (("http://127.0.0.1:1", None), {}),
         (("http://127.0.0.1:1", "t"), {"positions": {"all": "seven"}}),
+        (("http://127.0.0.1:1", "t"), {"positions": {"all": None}}),
         (("http://127.0.0.1:1", "t"), {"topics": "news"}),
+        (("http://127.0.0.1:1", "t"), {"topics": [1]}),
+        (("http://127.0.0.1:1", "t"), {"on_state": asyncio.sleep}),
+        (("http://127.0.0.1:1", "t"), {"on_error": asyncio.sleep}),
+        (("http://127.0.0.1:port", "t"), {}),
         (("http://127.0.0.1:1", "t"), {"buffer": 0}),
     ],
 )
@@ -389,6 +397,42 @@ async def test_asking_may_fail_and_is_tried_again(
     assert "asking for a token failed" in caplog.text
 
 
+async def test_a_token_function_that_was_cancelled_is_asked_again(
+    herald: Herald, user: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What it waits for may be cancelled by somebody: that is not the end, and not in silence."""
+    asked = 0
+
+    async def token() -> str:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            raise asyncio.CancelledError
+        return mint(user)
+
+    async with listening(herald.url, token):
+        assert asked == 2
+    assert "asking for a token failed" in caplog.text
+
+
+async def test_a_token_function_that_hangs_is_asked_again(
+    herald: Herald, user: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "_TOKEN_SECONDS", 0.1)
+    asked = 0
+
+    async def token() -> str:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            await asyncio.Event().wait()
+        return mint(user)
+
+    async with listening(herald.url, token):
+        assert asked == 2
+    assert "no token came within 0.1 seconds" in caplog.text
+
+
 async def test_nobody_logged_in_ends_it(herald: Herald, user: str) -> None:
     with pytest.raises(LoggedOut):
         await take(subscribe(herald.url, lambda: None, on_gap=no_gap), 1)
@@ -446,6 +490,21 @@ async def test_leaving_the_loop_closes_the_connection(herald: Herald, user: str,
     await eventually(lambda: _connections(herald) == before, "the server sees it closed")
     codes = herald.metrics()
     assert codes['herald_disconnects_total{code="1000"}'] >= 1
+
+
+async def test_closing_does_not_wait_for_a_consumer_that_is_behind(
+    nervous: Herald, user: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server's goodbye stands behind what was not read."""
+    monkeypatch.setattr(runner, "_CLOSE_SECONDS", 10 * PATIENCE)
+    channel = f"user:{user}"
+    events = [{"to": channel, "type": "t", "data": "x" * 10_000} for _ in range(100)]
+    assert nervous.post("/v1/events/batch", {"events": events}).status_code == 200
+    start = {channel: "0-0"}
+    subscription = subscribe(nervous.url, mint(user), on_gap=no_gap, positions=start, buffer=1)
+    await take(subscription, 1)
+    await asyncio.sleep(0.1)
+    await asyncio.wait_for(subscription.aclose(), PATIENCE)
 
 
 async def test_a_closed_subscription_ends(herald: Herald, user: str) -> None:
@@ -609,22 +668,88 @@ async def test_a_consumer_that_sleeps_is_not_taken_for_dead(nervous: Herald, use
     assert herald.metrics().get('herald_disconnects_total{code="3008"}', 0) == reaped
 
 
+async def test_an_event_that_cannot_be_read_is_a_gap(
+    herald: Herald, user: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It would come again and again, and nothing behind it ever."""
+    channel = f"user:{user}"
+    async with listening(herald.url, mint(user), on_gap="yield") as (subscription, watch):
+        first = herald.publish(channel, 1)["positions"][channel]
+        digits = "9" * 5_000  # more than Python reads
+        body = f'{{"to":"{channel}","type":"t","data":{digits}}}'.encode()
+        answer = herald.post("/v1/events", body)
+        assert answer.status_code == 202
+        herald.publish(channel, 2)
+        unread = answer.json()["positions"][channel]
+        assert await take(subscription, 3) == [1, Gap(channel, first, unread), 2]
+        assert watch.count(State.WAITING) == 0
+    assert "cannot be read" in caplog.text
+
+
+async def test_an_error_without_words_is_told(user: str) -> None:
+    """The protocol's keys may be fewer than we know; no error ends a subscription."""
+
+    async def serve_client(socket: ServerConnection) -> None:
+        await socket.recv()
+        for message in (
+            {"type": "error", "code": "strange"},
+            {"type": "welcome", "channels": {"all": {"position": "5-0", "recovered": False}}},
+        ):
+            await socket.send(json.dumps(message))
+        await socket.wait_closed()
+
+    errors: list[ServerError] = []
+    async with serve(serve_client, "127.0.0.1", 0, subprotocols=[Subprotocol("herald.v1")]) as s:
+        port = next(iter(s.sockets)).getsockname()[1]
+        async with listening(f"ws://127.0.0.1:{port}", "t", on_error=errors.append):
+            assert errors == [ServerError("strange", "", None)]
+
+
+@contextlib.asynccontextmanager
+async def answering(answer: bytes) -> AsyncIterator[str]:
+    """Something that is no Herald, and gives every request this answer; its URL."""
+    busy: set[asyncio.Task[None]] = set()
+
+    async def serve_one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        busy.add(task)
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(answer)
+            await reader.read()
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+        busy.discard(task)
+
+    server = await asyncio.start_server(serve_one, "127.0.0.1", 0)
+    yield f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    server.close()
+    await eventually(lambda: not busy, "nobody is connected any more")
+
+
+async def test_a_redirect_is_not_followed(herald: Herald, user: str) -> None:
+    """The token is for the host that was named."""
+    watch = Watch()
+    answer = f"HTTP/1.1 302 Found\r\nLocation: {herald.ws_url}/v1/ws\r\nContent-Length: 0\r\n\r\n"
+    async with (
+        answering(answer.encode()) as url,
+        subscribe(url, mint(user), on_gap=no_gap, on_state=watch),
+    ):
+        await eventually(lambda: watch.count(State.WAITING) >= 1 or watch.count(State.LIVE) >= 1)
+    assert "302" in watch.told[1].reason
+    assert watch.count(State.LIVE) == 0
+
+
 async def test_something_else_at_that_url(user: str, caplog: pytest.LogCaptureFixture) -> None:
     """Tried again, for a deployment may be under way, but not in silence."""
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
-        writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
     watch = Watch()
     options: dict[str, Any] = {"on_gap": no_gap, "on_state": watch}
-    async with subscribe(f"ws://127.0.0.1:{port}", "t", **options):
-        await eventually(lambda: watch.count(State.WAITING) >= 2, "tried again")
+    async with answering(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n") as url:
+        async with subscribe(url, "t", **options):
+            await eventually(lambda: watch.count(State.WAITING) >= 2, "tried again")
         assert "404" in watch.told[1].reason
-    server.close()
     assert "404" in caplog.text
 
 

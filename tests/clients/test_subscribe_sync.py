@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 from herald_client import (
+    ConfigurationError,
     Event,
     Gap,
     LoggedOut,
@@ -141,6 +143,79 @@ def test_a_token_function_may_block_or_be_async(herald: Herald, user: str, kind:
     ) as subscription:
         assert _take(subscription, 1) == [1]
     assert asked == ["herald-token" if kind == "plain" else "async"] * 2
+
+
+def test_a_token_function_that_exits_is_asked_again(
+    herald: Herald, user: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It only ends its own thread, which nobody would notice."""
+    tokens = [mint(user)]
+
+    def token() -> str:
+        if len(caplog.records) == 0:
+            sys.exit(3)
+        return tokens[0]
+
+    herald.publish(f"user:{user}", 1)
+    with subscribe_sync(
+        herald.url, token, on_gap=no_gap, positions={f"user:{user}": "0-0"}
+    ) as subscription:
+        assert _take(subscription, 1) == [1]
+    assert "SystemExit(3)" in caplog.text
+
+
+def test_an_async_gap_function_is_refused(herald: Herald) -> None:
+    """Nobody would await it, and the gap would be missed in silence."""
+
+    async def on_gap(gap: Gap) -> None:
+        pass
+
+    with pytest.raises(ConfigurationError, match="async def"):
+        subscribe_sync(herald.url, mint(), on_gap=on_gap)  # type: ignore[arg-type]
+
+
+def test_a_subscription_says_that_it_does_not_survive_a_fork(herald: Herald, user: str) -> None:
+    program = """
+import os, sys
+from herald_client import subscribe_sync
+channel, token = sys.argv[1:]
+subscription = subscribe_sync(None, token, on_gap=print, positions={channel: "0-0"})
+print(next(subscription).data, flush=True)
+if child := os.fork():
+    assert os.waitpid(child, 0)[1] == 0
+else:
+    try:
+        next(subscription)
+    except RuntimeError as error:
+        print(error, flush=True)
+        os._exit(0)
+"""
+    herald.publish(f"user:{user}", 1)
+    done = subprocess.run(
+        [sys.executable, "-c", program, f"user:{user}", mint(user)],
+        env=clean_environment(url=herald.url),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "does not survive a fork" in done.stdout
+
+
+def test_a_topic_for_a_subscription_that_ends_just_now_is_dropped(herald: Herald) -> None:
+    """Its loop takes the wish and never gets to it: that is nothing to wait for."""
+    subscription = subscribe_sync(herald.url, mint(), on_gap=no_gap)
+    thread = threading.Thread(target=print)
+    thread.start()
+    thread.join()
+    subscription._loop, subscription._thread = asyncio.new_event_loop(), thread
+    subscription._process = os.getpid()
+    asking = threading.Thread(target=subscription.subscribe, args=("news",), daemon=True)
+    asking.start()
+    asking.join(PATIENCE)
+    assert not asking.is_alive()
+    subscription._loop.close()
 
 
 def test_the_end_is_raised(herald: Herald, user: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterable, Sequence
 from functools import partial
 from types import TracebackType
@@ -21,9 +22,9 @@ class AsyncPublisher(PublisherBase):
     """`Publisher` for asyncio: the same arguments, methods and guarantees, with `await`.
 
     Make one and share it. It may be made before there is an event loop, and each loop has
-    connections of its own; close it in a loop that ends before the program does. The background
-    queue is a thread here too, so it outlives the loop, and what waits is sent when the program
-    ends.
+    connections of its own, which are closed with the publisher or, by `asyncio.run`, with the loop.
+    The background queue is a thread here too, so it outlives the loop, and what waits is sent when
+    the program ends.
     """
 
     def _open(self) -> None:
@@ -45,14 +46,18 @@ class AsyncPublisher(PublisherBase):
 
     @overload
     async def publish_many(
-        self, events: Iterable[EventFields], *, deadline: float | None = None
+        self,
+        events: Iterable[EventFields],
+        *,
+        return_errors: Literal[False] = False,
+        deadline: float | None = None,
     ) -> list[Published]: ...
     @overload
     async def publish_many(
         self,
         events: Iterable[EventFields],
         *,
-        return_errors: Literal[True],
+        return_errors: bool,
         deadline: float | None = None,
     ) -> list[Published | RequestFailed]: ...
     async def publish_many(
@@ -87,9 +92,13 @@ class AsyncPublisher(PublisherBase):
             async with asyncio.timeout(timeout):
                 while True:
                     room = asyncio.Event()
-                    if queue.put_or_listen(event, partial(_set, loop, room)):
+                    listener = partial(_set, loop, room)
+                    if queue.put_or_listen(event, listener):
                         return event.id
-                    await room.wait()
+                    try:
+                        await room.wait()
+                    finally:
+                        queue.unlisten(listener)
         except TimeoutError:
             raise QueueFull("There was no room in the queue in time.") from None
 
@@ -111,11 +120,13 @@ class AsyncPublisher(PublisherBase):
 
     async def close(self, timeout: float | None = None) -> None:
         """See `Publisher.close`; of the connections, this loop's are closed."""
-        if self._queue is None:
-            self._close_queue(timeout)
-        else:
-            await asyncio.to_thread(self._close_queue, timeout)
-        await self._transport.close()
+        try:
+            if self._queue is None:
+                self._close_queue(timeout)
+            else:
+                await asyncio.to_thread(self._close_queue, timeout)
+        finally:
+            await self._transport.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -148,6 +159,6 @@ class AsyncPublisher(PublisherBase):
 
 
 def _set(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
-    """From the queue's thread."""
-    if not loop.is_closed():
+    """From the queue's thread, when the loop may be closed."""
+    with contextlib.suppress(RuntimeError):
         loop.call_soon_threadsafe(event.set)

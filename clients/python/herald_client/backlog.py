@@ -31,6 +31,9 @@ from herald_client.retrying import RetryPolicy, Surroundings
 MAX_BATCH_EVENTS = 10_000
 MAX_BATCH_BYTES = 16 << 20
 BATCH_PATH = "/v1/events/batch"
+_LONGEST_ASKED = 60.0
+"""Seconds that one answer may silence all: a proxy's page of maintenance may ask for hours, and be
+gone in a minute."""
 _HEAD, _TAIL = b'{"events":[', b"]}"
 
 
@@ -181,7 +184,7 @@ class Backlog:
                 self._last_error = None
                 self._narrow = min(self._max_batch, self._narrow * 2)
                 return self._settle_each(flight, results)
-            return self._done([Settled(entry, strange(outcome)) for entry in flight])
+            return self._done([Settled(entry, _of(strange(outcome), entry)) for entry in flight])
         error = error_of(outcome)
         if isinstance(error, Rejected):
             if len(flight) > 1 and error.status in (400, 413):
@@ -190,9 +193,8 @@ class Backlog:
             return self._done([Settled(entry, _of(error, entry)) for entry in flight])
         self._failures += 1
         self._last_error = error
-        pause = self._policy.pause(
-            self._failures, asked_pause(outcome, self._around), self._around.chance()
-        )
+        asked = min(asked_pause(outcome, self._around), _LONGEST_ASKED)
+        pause = self._policy.pause(self._failures, asked, self._around.chance())
         self._not_before = self._around.monotonic() + pause
         return self._repeat(flight, {id(entry): _of(error, entry) for entry in flight})
 
@@ -254,6 +256,11 @@ class Backlog:
         self._queue = deque(entry for entry in self._queue if entry.expires > now)
         self._next_expiry = min((entry.expires for entry in self._queue), default=float("inf"))
         return self._done([Settled(entry, self._too_late(entry)) for entry in late])
+
+    def oldest(self) -> float:
+        """The least number of those that wait or are on their way; infinity where none are."""
+        numbers = (entry.number for entry in (*self._flight, *self._queue))
+        return min(numbers, default=float("inf"))
 
     def abandon(self) -> list[Settled]:
         """Give up everything, also what is on its way; what comes of that is not told any more."""

@@ -35,6 +35,17 @@ if TYPE_CHECKING:
 class HeraldError(Exception):
     """The root of the tree."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # As they were, whatever `__init__` takes: Celery and process pools pickle what is raised,
+        # and a pool whose answer cannot be read is broken.
+        return _restore, (type(self), self.args), self.__dict__
+
+
+def _restore(kind: type[HeraldError], args: tuple[Any, ...]) -> HeraldError:
+    error = kind.__new__(kind)
+    error.args = args
+    return error
+
 
 class ConfigurationError(HeraldError, ValueError):
     """A URL, a key or an option is missing or makes no sense."""

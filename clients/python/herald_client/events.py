@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple, NotRequired, TypedDict
@@ -151,9 +151,10 @@ def encode_event(
     """Write an event as the JSON that is sent; one without an id gets one.
 
     Raises:
-        InvalidEvent: if it cannot be written. What its values may be, the server judges.
+        InvalidEvent: if it cannot be written, or `to` holds no channels. What its values may be
+            else, the server judges.
     """
-    channels = (to,) if isinstance(to, str) else tuple(to)
+    channels = _channels(to)
     event_id = new_id() if id is None else id
     try:
         text = dumps(data)
@@ -176,10 +177,13 @@ def encode_fields(fields: EventFields, dumps: Dumps) -> Outgoing:
     Raises:
         InvalidEvent: as `encode_event`, and where `to` or `type` is missing or a key is unknown.
     """
+    if not isinstance(fields, Mapping):
+        raise InvalidEvent(f"An event is a mapping, this is of type {type(fields).__name__}.")
     unknown = fields.keys() - _KEYS
     if unknown or not fields.keys() >= _REQUIRED:
         raise InvalidEvent(
-            f"An event has the keys to, type, data, id, ttl; this has {', '.join(fields)}."
+            "An event has the keys to, type, data, id, ttl; "
+            f"this has {', '.join(map(str, fields)) or 'none'}."
         )
     return encode_event(
         fields["to"],
@@ -208,6 +212,16 @@ def read_event(channel: str, message: Mapping[str, Any]) -> Event:
 
 _KEYS = frozenset(("to", "type", "data", "id", "ttl"))
 _REQUIRED = frozenset(("to", "type"))
+
+
+def _channels(to: str | Sequence[str]) -> tuple[str, ...]:
+    if isinstance(to, str):
+        return (to,)
+    if isinstance(to, Iterable):
+        channels = tuple(to)
+        if all(isinstance(channel, str) for channel in channels):
+            return channels
+    raise InvalidEvent("`to` is user:<id>, topic:<name>, all, or a list of them.")
 
 
 def _json(value: Any) -> bytes:

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, urlencode
 
 from herald_client.errors import (
+    ConfigurationError,
     Forbidden,
     IdConflict,
     NoAnswer,
@@ -82,7 +83,7 @@ _BY_STATUS: dict[int, type[RequestFailed]] = {
 def publish_one(event: Outgoing, policy: RetryPolicy, around: Surroundings) -> Steps[Published]:
     """Publish one event."""
     answer = yield from _exchange("POST", "/v1/events", event.body, policy, around, event.id)
-    return _read(answer, read_published)
+    return _read(answer, read_published, id=event.id)
 
 
 def read_history(
@@ -113,6 +114,8 @@ def create_ticket(
     around: Surroundings,
 ) -> Steps[Ticket]:
     """Have a ticket made. Repeated after a lost answer, one is made that nobody uses."""
+    if isinstance(topics, str):
+        raise ConfigurationError("`topics` is a list of names.")
     wanted: dict[str, Any] = {"user": user}
     if topics:
         wanted["topics"] = list(topics)
@@ -137,6 +140,8 @@ def _exchange(
     before: RequestFailed | None = None
     while True:
         left = deadline - around.monotonic()
+        if before is not None and left <= 0:  # we slept too long
+            raise before
         outcome = yield Send(method, path, body, min(policy.attempt, left))
         assert outcome is not None
         attempts += 1
@@ -187,20 +192,26 @@ def read_published(document: Any) -> Published:
     return Published(document["id"], dict(document["positions"]), document["duplicate"])
 
 
-def _read(answer: Answer, reader: Callable[[Any], _T], loads: Loads = json.loads) -> _T:
+def _read(
+    answer: Answer, reader: Callable[[Any], _T], loads: Loads = json.loads, id: str | None = None
+) -> _T:
     try:
         return reader(loads(answer.body))
     except (KeyError, TypeError, ValueError, AttributeError):
-        raise strange(answer) from None
+        raise strange(answer, id=id) from None
 
 
-def strange(answer: Answer) -> Rejected:
+def strange(answer: Answer, *, id: str | None = None) -> Rejected:
     """The error for an answer that is not Herald's."""
-    return Rejected("This is no answer of Herald's; is the URL right?", status=answer.status)
+    detail = "This is no answer of Herald's; is the URL right?"
+    return Rejected(detail, status=answer.status, id=id)
 
 
 def _phrase(status: int) -> str:
     try:
-        return HTTPStatus(status).phrase
+        phrase = HTTPStatus(status).phrase
     except ValueError:
         return "no reason given"
+    if 300 <= status < 400:
+        phrase += "; redirects are not followed, is the URL right?"
+    return phrase

@@ -58,14 +58,18 @@ class Publisher(PublisherBase):
 
     @overload
     def publish_many(
-        self, events: Iterable[EventFields], *, deadline: float | None = None
+        self,
+        events: Iterable[EventFields],
+        *,
+        return_errors: Literal[False] = False,
+        deadline: float | None = None,
     ) -> list[Published]: ...
     @overload
     def publish_many(
         self,
         events: Iterable[EventFields],
         *,
-        return_errors: Literal[True],
+        return_errors: bool,
         deadline: float | None = None,
     ) -> list[Published | RequestFailed]: ...
     def publish_many(
@@ -124,7 +128,7 @@ class Publisher(PublisherBase):
         return event.id
 
     def flush(self, timeout: float | None = None) -> bool:
-        """Wait until everything in the background queue is published, or told as failed.
+        """Wait until everything put into the queue so far is published, or told as failed.
 
         Gives back False where it was not within `timeout` seconds.
         """
@@ -180,6 +184,10 @@ class Publisher(PublisherBase):
     def forget_parent(self) -> None:
         super().forget_parent()
         self._transport.forget()
+
+    def rest(self) -> None:
+        super().rest()
+        self._transport.rest()
 
     def _run(self, steps: Steps[_T]) -> _T:
         outcome: Outcome | None = None

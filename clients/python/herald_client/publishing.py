@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import ssl as _ssl
@@ -12,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from herald_client import exchange
-from herald_client.background import BackgroundQueue, QueueOptions
+from herald_client.background import BackgroundQueue, QueueOptions, close_all_at_exit
 from herald_client.backlog import publish_all
 from herald_client.errors import Closed, RequestFailed, SomeNotPublished
 from herald_client.events import (
@@ -90,6 +91,11 @@ class PublisherBase:
         if self._queue_transport is not None:
             self._queue_transport.forget()
 
+    def rest(self) -> None:
+        """Close connections that may be closed from here; called when the program ends."""
+        if self._queue_transport is not None:
+            self._queue_transport.rest()
+
     def _encode(
         self, to: str | Sequence[str], type: str, data: Any, id: str | None, ttl: float | None
     ) -> Outgoing:
@@ -158,6 +164,14 @@ _live: weakref.WeakSet[PublisherBase] = weakref.WeakSet()
 def _after_fork_in_child() -> None:
     for publisher in list(_live):
         publisher.forget_parent()
+
+
+@atexit.register
+def _at_exit() -> None:
+    """What waits is sent; and a publisher that nobody closed leaves no socket open."""
+    close_all_at_exit()
+    for publisher in list(_live):
+        publisher.rest()
 
 
 if hasattr(os, "register_at_fork"):

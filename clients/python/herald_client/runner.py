@@ -10,7 +10,7 @@ import random
 import ssl as _ssl
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -20,12 +20,15 @@ from websockets.typing import Subprotocol
 from herald_client.errors import ConnectionRefused, LoggedOut, SubscriptionEnded, TokenRefused
 from herald_client.events import Gap, Loads, read_event
 from herald_client.inbox import Inbox, Item, Moved
+from herald_client.position import BEGINNING
 from herald_client.protocol import PONG, Actions, ClientProtocol, Message, State, Why
 
 logger = logging.getLogger("herald_client")
 
+_UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 _SUBPROTOCOL = Subprotocol("herald.v1")
 _CLOSE_SECONDS = 5.0
+_TOKEN_SECONDS = 30.0
 _LOST = 1006
 
 
@@ -78,8 +81,15 @@ class RunnerOptions:
     on_error: Callable[[ServerError], None] | None
     loads: Loads
     ssl: _ssl.SSLContext
-    headers: Mapping[str, str]
+    headers: Mapping[str, str] = field(repr=False)
     open_timeout: float
+
+
+class _Connect(connect):
+    """Follows no redirects, as no browser does: the token is for the host that was named."""
+
+    def process_redirect(self, exc: Exception) -> Exception:
+        return exc
 
 
 class Runner:
@@ -149,7 +159,7 @@ class Runner:
         options = self._options
         secure = options.url.startswith("wss:")
         try:
-            socket = await connect(
+            socket = await _Connect(
                 options.url,
                 subprotocols=[_SUBPROTOCOL],
                 compression=None,
@@ -182,7 +192,12 @@ class Runner:
             await _cancel(chore)
         if not self._asking:  # a token that is on its way is for the next connection
             await _cancel(self._refresh)
-        await socket.close()
+        # What is still on its way stands before the server's goodbye.
+        rest = asyncio.create_task(_pass_over(socket))
+        try:
+            await socket.close()
+        finally:
+            rest.cancel()
 
     async def _converse(self, socket: ClientConnection) -> None:
         if socket.subprotocol != _SUBPROTOCOL:
@@ -201,7 +216,7 @@ class Runner:
                 self._heard = clock()
                 try:
                     item, actions = self._read(text)
-                except (ValueError, KeyError, TypeError, AttributeError) as error:
+                except _UNREADABLE as error:
                     logger.warning("the server sent what cannot be read: %r", error)
                     code, reason = _LOST, "a message that cannot be read"
                     break
@@ -218,15 +233,31 @@ class Runner:
             await self._apply(self._protocol.lost(code, reason, lasted))
 
     def _read(self, text: str | bytes) -> tuple[Item | None, Actions]:
-        message: Message = self._options.loads(text)
         item: Item | None = None
-        match message.get("type"):
-            # Read before the protocol holds its position: what cannot be read must come again.
-            case "event":
-                item = read_event(message["channel"], message)
-            case "gap":
-                item = Gap(message["channel"], message["from"], message["to"])
+        try:
+            message: Message = self._options.loads(text)
+            match message.get("type"):
+                # Read before the protocol holds its position: what cannot be read is not held.
+                case "event":
+                    item = read_event(message["channel"], message)
+                case "gap":
+                    item = Gap(message["channel"], message["from"], message["to"])
+        except _UNREADABLE as error:
+            message, item = self._read_around(text, error)
         return item, self._protocol.receive(message, time.time())
+
+    def _read_around(self, text: str | bytes, error: Exception) -> tuple[Message, Gap]:
+        """What to take an event for whose data cannot be read, as a number of 5,000 digits.
+
+        It would come again and again, and nothing behind it ever. So it is missed, and told.
+        """
+        message: Message = json.loads(text, parse_int=str)
+        if message.get("type") != "event":
+            raise error
+        channel, position = message["channel"], message["id"]
+        after = self._protocol.positions.get(channel, BEGINNING)
+        logger.warning("the event %s of %s cannot be read: %r", position, channel, error)
+        return message, Gap(channel, after, position)
 
     async def _watch(self, socket: ClientConnection) -> None:
         """Drop a connection on which nothing is heard."""
@@ -288,8 +319,12 @@ class Runner:
     async def _ask_token(self) -> None:
         self._asking = True
         try:
-            token = await self._options.ask_token()
-        except Exception:
+            token = await self._token_in_time()
+        except (Exception, asyncio.CancelledError) as error:
+            # What it waited for may have been cancelled, which is not to end us in silence.
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise
             logger.warning("asking for a token failed", exc_info=True)
             actions = self._protocol.token_failed(time.time())
         else:
@@ -300,6 +335,15 @@ class Runner:
         if self._protocol.state is State.CLOSED and self._socket is not None:
             await self._socket.close()
 
+    async def _token_in_time(self) -> str | None:
+        try:
+            async with asyncio.timeout(_TOKEN_SECONDS) as limit:
+                return await self._options.ask_token()
+        except TimeoutError:
+            if not limit.expired():  # it is the application's own
+                raise
+            raise TimeoutError(f"no token came within {_TOKEN_SECONDS:g} seconds") from None
+
     async def _send(self, messages: Any) -> None:
         for message in messages:
             if self._socket is None:
@@ -308,7 +352,7 @@ class Runner:
                 await self._socket.send(json.dumps(message))
 
     def _report(self, message: Message) -> None:
-        error = ServerError(message["code"], message["message"], message.get("channel"))
+        error = ServerError(message["code"], message.get("message", ""), message.get("channel"))
         if self._options.on_error is None:
             logger.warning("the server refused: %s: %s", error.code, error.message)
         else:
@@ -353,6 +397,12 @@ def _ending(protocol: ClientProtocol) -> SubscriptionEnded | None:
         case Why.LOGGED_OUT:
             return LoggedOut()
     return None
+
+
+async def _pass_over(socket: ClientConnection) -> None:
+    with contextlib.suppress(ConnectionClosed):
+        while True:
+            await socket.recv()
 
 
 async def _cancel(task: asyncio.Task[None] | None) -> None:

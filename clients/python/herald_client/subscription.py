@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import inspect
 import json
+import os
 import ssl as _ssl
 import threading
 import weakref
@@ -13,6 +15,7 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from types import TracebackType
 from typing import Any, Generic, Literal, Self, TypedDict, TypeVar, Unpack, cast, overload
 
+from herald_client.callbacks import check_plain
 from herald_client.errors import ConfigurationError
 from herald_client.events import Event, Gap, Loads
 from herald_client.inbox import Inbox, Item
@@ -68,11 +71,16 @@ class _Common(Generic[_T]):
         unknown = options.keys() - SubscribeOptions.__annotations__.keys()
         if unknown:
             raise TypeError(f"subscribe has no option {', '.join(sorted(unknown))}")
+        check_plain("on_state", options.get("on_state"))
+        check_plain("on_error", options.get("on_error"))
         topics = options.get("topics", ())
-        if isinstance(topics, str):
+        if isinstance(topics, str) or not all(isinstance(topic, str) for topic in topics):
             raise ConfigurationError("`topics` is a list of names.")
+        positions = options.get("positions") or {}
+        if not all(isinstance(position, str) for position in positions.values()):
+            raise ConfigurationError("`positions` has a position, as 0-0, for each channel.")
         try:
-            self._protocol = ClientProtocol(None, topics, options.get("positions"))
+            self._protocol = ClientProtocol(None, topics, positions)
         except ValueError as error:
             raise ConfigurationError(str(error)) from None
         limit = options.get("buffer", 1000)
@@ -195,11 +203,15 @@ class SyncSubscription(_Common[_T]):
     def __init__(
         self, url: str | None, token: TokenSource, on_gap: Any, options: SubscribeOptions
     ) -> None:
+        if on_gap != "yield":
+            check_plain("on_gap", on_gap)
         super().__init__(url, token, _call_in_thread, on_gap, options)
         self._news = threading.Event()
         self._inbox.wake_reader = self._news.set
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._starting = threading.RLock()
+        self._process = 0
         self._closer: weakref.finalize[Any, Any] | None = None
 
     def __iter__(self) -> Self:
@@ -255,29 +267,51 @@ class SyncSubscription(_Common[_T]):
         self.close()
 
     def _start(self) -> None:
-        if self._loop is not None or self._inbox.ended:
-            return
+        with self._starting:
+            if self._inbox.ended:
+                return
+            if self._thread is None:
+                self._start_thread()
+            elif self._process != os.getpid():
+                raise RuntimeError("A subscription does not survive a fork: begin it in the child.")
+
+    def _start_thread(self) -> None:
         loop, stop = asyncio.new_event_loop(), asyncio.Event()
-        self._loop = loop
         made_room = self._runner.made_room
         self._inbox.wake_writer = lambda: _call_in(loop, made_room)
         thread = threading.Thread(
             target=_serve, args=(loop, self._runner, stop), name="herald-subscription", daemon=True
         )
-        self._thread = thread
-        thread.start()
+        self._loop, self._thread, self._process = loop, thread, os.getpid()
+        try:
+            thread.start()
+        except RuntimeError:  # as where the program ends
+            self._loop = self._thread = None
+            loop.close()
+            raise
         # Runs when nobody holds this any more, as after `break`, and when the program ends.
         self._closer = weakref.finalize(self, _stop, loop, stop, thread)
 
     def _do(self, work: Coroutine[Any, Any, None]) -> None:
         self._start()
-        if self._loop is None or self._inbox.ended:
+        loop, thread = self._loop, self._thread
+        if loop is None or thread is None or self._inbox.ended:
             work.close()
             return
-        if threading.current_thread() is self._thread:
+        if threading.current_thread() is thread:
             work.close()
             raise RuntimeError("This would wait for itself: call it from another thread.")
-        asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        try:
+            done = asyncio.run_coroutine_threadsafe(work, loop)
+        except RuntimeError:  # it ended just now
+            work.close()
+            return
+        while not concurrent.futures.wait([done], 0.1).done and thread.is_alive():
+            pass
+        if done.done() and not done.cancelled():
+            done.result()
+        else:
+            work.close()
 
 
 @overload
@@ -317,8 +351,8 @@ def subscribe(
         url: `ws://…` or `http://…`, with or without `/v1/ws`; None: the environment's
             `HERALD_URL`.
         token: the user's JWT, or a function, plain or async, that gives a fresh one: it is asked
-            at the beginning, before the token expires, and where it was refused. A plain one must
-            not block.
+            at the beginning, before the token expires, and where it was refused; again where it
+            fails, or takes 30 seconds. A plain one must not block.
         on_gap: what to do where events may be missing, in order with the events: a function,
             plain or async, that loads the state afresh; or "yield": gaps come out of the loop as
             `Gap` objects. There is no default, so that nobody misses a gap by accident.
@@ -410,13 +444,17 @@ async def _call_in_thread(function: Callable[[], Any]) -> Any:
     def work() -> None:
         try:
             result = function()
-        except Exception as error:
-            _call_in(loop, settle, None, error)
+        except BaseException as error:  # SystemExit too would end this thread, and nobody know
+            _call_in(loop, settle, None, error if isinstance(error, Exception) else _ended(error))
         else:
             _call_in(loop, settle, result, None)
 
     threading.Thread(target=work, name="herald-token", daemon=True).start()
     return await outcome
+
+
+def _ended(error: BaseException) -> Exception:
+    return RuntimeError(f"The token function ended with {error!r}.")
 
 
 def _call_in(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *args: Any) -> None:

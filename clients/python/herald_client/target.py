@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import SplitResult, urlsplit, urlunsplit
+
+import httpx2
+from websockets.exceptions import InvalidURI
+from websockets.uri import parse_uri
 
 from herald_client.errors import ConfigurationError
 
 URL_VARIABLE = "HERALD_URL"
 KEY_VARIABLE = "HERALD_API_KEY"
+_UNREADABLE = "`url` is as {}; the host or the port of this one cannot be read."
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +37,17 @@ def find_target(url: str | None, key: str | None) -> Target:
         raise ConfigurationError(f"Give `url`, as http://127.0.0.1:8000, or set {URL_VARIABLE}.")
     if not key:
         raise ConfigurationError(f"Give `key`, or set {KEY_VARIABLE}.")
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigurationError(f"`url` is as http://127.0.0.1:8000, not {url!r}.")
+    parts = _split(url, "http://127.0.0.1:8000", ("http", "https"))
+    if parts.query or "@" in parts.netloc:
+        raise ConfigurationError("`url` has no user, password or query: the key says who you are.")
     if not key.isascii() or not key.isprintable() or " " in key:
         raise ConfigurationError("`key` has characters that no key has.")
-    return Target(url.rstrip("/"), key)
+    url = urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/"), "", ""))
+    try:
+        httpx2.URL(url)
+    except httpx2.InvalidURL:
+        raise ConfigurationError(_UNREADABLE.format("http://127.0.0.1:8000")) from None
+    return Target(url, key)
 
 
 def websocket_url(url: str | None) -> str:
@@ -49,11 +59,29 @@ def websocket_url(url: str | None) -> str:
     url = url or os.environ.get(URL_VARIABLE)
     if not url:
         raise ConfigurationError(f"Give `url`, as ws://127.0.0.1:8000, or set {URL_VARIABLE}.")
-    parts = urlsplit(url)
+    parts = _split(url, "ws://127.0.0.1:8000", ("ws", "wss", "http", "https"))
     scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
-    if scheme not in ("ws", "wss") or not parts.hostname or parts.fragment:
-        raise ConfigurationError(f"`url` is as ws://127.0.0.1:8000, not {url!r}.")
     path = parts.path.rstrip("/")
     if not path.endswith("/v1/ws"):
         path += "/v1/ws"
-    return urlunsplit((scheme, parts.netloc, path, parts.query, ""))
+    url = urlunsplit((scheme, parts.netloc, path, parts.query, ""))
+    try:
+        parse_uri(url)
+    except (InvalidURI, ValueError):
+        raise ConfigurationError(_UNREADABLE.format("ws://127.0.0.1:8000")) from None
+    return url
+
+
+def _split(url: str, example: str, schemes: tuple[str, ...]) -> SplitResult:
+    """The errors do not repeat the URL: it may hold a password, or be a key in the wrong place."""
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in schemes and parts.hostname and not parts.fragment
+        port = parts.port
+    except ValueError:
+        raise ConfigurationError(_UNREADABLE.format(example)) from None
+    if not good or port == 0:
+        raise ConfigurationError(
+            f"`url` is as {example}: it begins with {'://, '.join(schemes)}:// and names a host."
+        )
+    return parts

@@ -28,7 +28,8 @@ class PaymentFailed(Exception):
 def log_in(request: HttpRequest) -> HttpResponse:
     """GET brings the cookie that Django wants back in the header of every POST."""
     if request.method == "POST":
-        user = authenticate(request, **json.loads(request.body))
+        said = json.loads(request.body)
+        user = authenticate(request, username=said["username"], password=said["password"])
         if user is None:
             return JsonResponse({"detail": "No."}, status=401)
         login(request, user)
@@ -51,7 +52,9 @@ def order(request: HttpRequest) -> HttpResponse:
     wanted: dict[str, Any] = json.loads(request.body)
     try:
         with transaction.atomic():
-            order = Order.objects.create(user=request.user, **wanted)
+            order = Order.objects.create(
+                user=request.user, product=wanted["product"], price=wanted["price"]
+            )
             charge(order)
     except PaymentFailed as failure:
         return JsonResponse({"detail": str(failure)}, status=402)
