@@ -148,6 +148,27 @@ async def test_topics_come_and_go(herald: Herald, user: str) -> None:
         assert f"topic:{topics[0]}" not in subscription.positions
 
 
+@pytest.mark.parametrize("left_before", [False, True])
+async def test_a_position_counts_for_a_topic_that_is_joined_or_just_left(
+    herald: Herald, user: str, left_before: bool
+) -> None:
+    token = mint(user, topics=[user])
+    async with listening(herald.url, token, topics=[user]) as (subscription, _):
+        for number in range(4):
+            herald.publish(f"topic:{user}", number)
+        assert await take(subscription, 3) == [0, 1, 2]
+        first = subscription.positions[f"topic:{user}"].partition("-")[0] + "-1"
+        if left_before:
+            await subscription.unsubscribe(user)
+        await subscription.subscribe(user, first)
+        given = await take(subscription, 1)
+        if given == [3]:  # it was here already
+            given = await take(subscription, 1)
+        assert given + await take(subscription, 2) == [1, 2, 3]
+        herald.publish(f"topic:{user}", 4)
+        assert await take(subscription, 1) == [4]
+
+
 async def _nothing(subscription: Subscription[Any]) -> None:
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.1):

@@ -243,17 +243,29 @@ class ClientProtocol:
     def subscribe(self, topic: str, position: str | None = None) -> Actions:
         """A topic is wanted, after `position` where one is given. Rule 10.
 
+        Where this connection `knows` the topic, a position counts on another one only.
+
         Raises:
             ValueError: `position` is none.
         """
-        if self.state is State.CLOSED or topic in self._topics:
+        if self.state is State.CLOSED:
             return Actions()
+        joined: dict[str, str] = {}
         if position is not None:
             self._hold(TOPIC + topic, position)
+            joined[TOPIC + topic] = position
+        if topic in self._topics:
+            return Actions(joined=joined)
         self._topics[topic] = None
         if self.state is State.LIVE:
-            return Actions(sends=[self._subscribe(topic)])
-        return Actions()
+            return Actions(sends=[self._subscribe(topic)], joined=joined)
+        return Actions(joined=joined)
+
+    def knows(self, topic: str) -> bool:
+        """Whether the server was asked for a topic on this connection, or is about to be left."""
+        channel = TOPIC + topic
+        is_joined = self.state is State.LIVE and channel in self._places
+        return topic in self._asked or bool(self._leaving.get(channel)) or is_joined
 
     def unsubscribe(self, topic: str) -> Actions:
         """A topic is not wanted any more. Rule 10."""

@@ -30,6 +30,9 @@ _SUBPROTOCOL = Subprotocol("herald.v1")
 _CLOSE_SECONDS = 5.0
 _TOKEN_SECONDS = 30.0
 _LOST = 1006
+_AT_ONCE = 4000
+"""As the server says where the next attempt needs no pause."""
+_ANEW = "left for another position"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +112,7 @@ class Runner:
         self._asking = False
         self._pause = 0.0
         self._heard = 0.0
+        self._live_since: float | None = None
         self._told: State | None = None
 
     def made_room(self) -> None:
@@ -132,8 +136,13 @@ class Runner:
             self._tell()
 
     async def subscribe(self, topic: str, position: str | None) -> None:
-        """Want a topic."""
+        """Want a topic; from another position than this connection's on a connection anew."""
+        socket = self._socket if position is not None and self._protocol.knows(topic) else None
         await self._apply(self._protocol.subscribe(topic, position))
+        if socket is not None and socket is self._socket:
+            self._socket = None
+            await self._apply(self._protocol.lost(_AT_ONCE, _ANEW, self._lasted()))
+            socket.transport.abort()
 
     async def unsubscribe(self, topic: str) -> None:
         """Want it no more."""
@@ -207,12 +216,14 @@ class Runner:
         clock = asyncio.get_running_loop().time
         self._socket = socket
         self._heard = clock()
-        live_since: float | None = None
+        self._live_since = None
         watch = self._chore(self._watch(socket))
         try:
             await self._apply(self._protocol.opened())
             while True:
                 text = await socket.recv()
+                if self._socket is not socket:
+                    return  # it was left: what it says stands behind another position
                 self._heard = clock()
                 try:
                     item, actions = self._read(text)
@@ -220,8 +231,8 @@ class Runner:
                     logger.warning("the server sent what cannot be read: %r", error)
                     code, reason = _LOST, "a message that cannot be read"
                     break
-                if live_since is None and self._protocol.state is State.LIVE:
-                    live_since = clock()
+                if self._live_since is None and self._protocol.state is State.LIVE:
+                    self._live_since = clock()
                     await _cancel(watch)  # the heartbeat is known now
                     self._chore(self._watch(socket))
                 await self._apply(actions, item)
@@ -229,8 +240,11 @@ class Runner:
             code = _LOST if closed.rcvd is None else closed.rcvd.code
             reason = "connection lost" if closed.rcvd is None else closed.rcvd.reason
         if self._socket is not None:  # else it was dropped, and counts as lost already
-            lasted = 0.0 if live_since is None else clock() - live_since
-            await self._apply(self._protocol.lost(code, reason, lasted))
+            await self._apply(self._protocol.lost(code, reason, self._lasted()))
+
+    def _lasted(self) -> float:
+        since = self._live_since
+        return 0.0 if since is None else asyncio.get_running_loop().time() - since
 
     def _read(self, text: str | bytes) -> tuple[Item | None, Actions]:
         item: Item | None = None
