@@ -17,7 +17,6 @@ from typing import Any
 PAUSE_SECONDS = 0.5
 EXIT_STATUS = 70
 """Of a process that ended itself: EX_SOFTWARE of sysexits.h."""
-_WORDS = b"herald: out of memory in the event loop; ending, so that clients resume\n"
 
 
 async def supervise(
@@ -46,7 +45,7 @@ async def supervise(
             await asyncio.sleep(pause)
         except MemoryError:
             # What cannot even wait would hold up all others for ever.
-            fail_stop(_WORDS)
+            fail_stop(b"herald: out of memory, not even to wait; ending, so that clients resume\n")
 
 
 def fail_stop(line: bytes) -> None:
@@ -66,12 +65,12 @@ def on_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> N
     """
     dealt_with = "transport" in context or "task" in context or "future" in context
     if isinstance(context.get("exception"), MemoryError) and not dealt_with:
-        fail_stop(_WORDS)
+        fail_stop(b"herald: out of memory in the event loop; ending, so that clients resume\n")
     loop.default_exception_handler(context)
 
 
 def on_unraisable(failure: Any) -> None:
     """A `sys.unraisablehook`: what C code could not even tell the loop, see `on_loop_error`."""
     if failure.exc_type is MemoryError:
-        fail_stop(_WORDS)
+        fail_stop(b"herald: out of memory in its libraries; ending, so that clients resume\n")
     sys.__unraisablehook__(failure)
