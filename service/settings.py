@@ -6,6 +6,7 @@ names it. A secret may come from a file: the same name with `_FILE`.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -102,7 +103,7 @@ class Settings(BaseModel):
         Names, Field(description="Web origins that may connect, as https://app.example.com.")
     ] = ()
     heartbeat_interval: Annotated[
-        Duration, Field(description="Silence after which a client is pinged.")
+        Duration, Field(description="The longest silence before a client is pinged.")
     ] = 25.0
     heartbeat_timeout: Annotated[
         Duration, Field(description="Further silence after which it is closed.")
@@ -229,8 +230,9 @@ def load_settings(environment: Mapping[str, str]) -> Settings:
         # Never the value: it may be a secret.
         for detail in error.errors(include_input=False, include_url=False):
             where = PREFIX + str(detail["loc"][0]).upper()
-            reason = detail["msg"][0].lower() + detail["msg"][1:]
-            problems.append(f"{where} has a bad value: {reason}.{_hint(environment.get(where))}")
+            value = environment.get(where)
+            reason = _reason(str(detail["loc"][0]), detail["type"], detail["msg"], value)
+            problems.append(f"{where} has a bad value: {reason}.{_hint(value)}")
         raise SettingsError(problems) from None
     if settings.port and settings.port == settings.api_port:
         problems.append(
@@ -249,6 +251,21 @@ def load_settings(environment: Mapping[str, str]) -> Settings:
 _KUBERNETES = " If Kubernetes put it there for a Service, set enableServiceLinks: false in the pod."
 
 
+def _reason(field: str, kind: str, text: str, value: str | None) -> str:
+    """What a value must be, in words for the one who wrote it; the library speaks of parsing."""
+    if value is not None and not value.strip():
+        return "it is empty; set it, or leave it unset"
+    if kind.startswith("float_"):
+        return "it is a number of seconds, as 25 or 0.5"
+    if kind.startswith("int_"):
+        of_bytes = any(
+            isinstance(item, BeforeValidator) and item.func is _size
+            for item in Settings.model_fields[field].metadata
+        )
+        return "it is a number of bytes, as 65536 or 64KiB" if of_bytes else "it is a whole number"
+    return text[0].lower() + text[1:]
+
+
 def _hint(value: str | None) -> str:
     return _KUBERNETES if value is not None and value.startswith("tcp://") else ""
 
@@ -256,5 +273,7 @@ def _hint(value: str | None) -> str:
 def _unknown(name: str) -> str:
     sentence = f"{name} is not a setting of Herald; `herald serve --help` lists them."
     if re.search(r"_SERVICE_(HOST|PORT)|_PORT_\d+_TCP", name):
-        sentence += _KUBERNETES
-    return sentence
+        return sentence + _KUBERNETES
+    known = [*Settings.model_fields, *(f"{secret}_file" for secret in SECRETS), *OF_CLIENTS]
+    meant = difflib.get_close_matches(name.removeprefix(PREFIX).lower(), known, n=1, cutoff=0.75)
+    return sentence + "".join(f" Did you mean {PREFIX}{field.upper()}?" for field in meant)

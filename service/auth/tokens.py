@@ -7,6 +7,7 @@ from typing import Any
 
 import jwt
 from jwt.algorithms import HMACAlgorithm
+from jwt.exceptions import InvalidJTIError, InvalidSubjectError
 from jwt.types import Options
 
 from service.auth.keys import SECRET_ALGORITHMS, Key, KeySource
@@ -98,15 +99,17 @@ class TokenVerifier:
         except jwt.ExpiredSignatureError:
             raise Unauthorized("The token has expired.") from None
         except jwt.ImmatureSignatureError:
-            raise Unauthorized("The token is not valid yet.") from None
+            raise Unauthorized(
+                "The token is not valid yet: its `nbf` or `iat` is in the future."
+            ) from None
         except jwt.InvalidAudienceError:
             raise Unauthorized("The token is for another audience.") from None
         except jwt.InvalidIssuerError:
             raise Unauthorized("The token is from another issuer.") from None
         except jwt.MissingRequiredClaimError as error:
             raise Unauthorized(f"The token has no `{error.claim}`.") from None
-        except _NOT_A_TOKEN:
-            raise Unauthorized("The token is not valid.") from None
+        except _NOT_A_TOKEN as error:
+            raise Unauthorized(_flaw(error, token)) from None
         if isinstance(claims["exp"], bool) or not isinstance(claims["exp"], int | float):
             raise Unauthorized("The token's `exp` is not a number.")
         try:
@@ -118,6 +121,47 @@ class TokenVerifier:
 
 # Their texts are not passed on: they may quote what was sent.
 _NOT_A_TOKEN = (jwt.PyJWTError, ValueError, TypeError, RecursionError, OverflowError)
+_NO_JWT = "This is not a JWT, or not all of one."
+
+
+def _flaw(error: Exception, token: str) -> str:
+    """Why a token is refused.
+
+    Its sender learns nothing that the token does not say, nor of the key anything but that it is
+    another one: claims are looked at only where the signature is good.
+    """
+    match error:
+        case jwt.InvalidSignatureError():
+            return "The token was signed with another key or secret."
+        case jwt.InvalidAlgorithmError():
+            return "The token's algorithm is not allowed here."
+        case InvalidSubjectError():
+            return "The token's `sub` is not text."
+        case jwt.InvalidIssuedAtError():
+            return "The token's `iat` is not a number."
+        case InvalidJTIError():
+            return "The token's `jti` is not text."
+        case jwt.DecodeError():
+            return _undecodable(token)
+        case UnicodeEncodeError():
+            return _NO_JWT
+        case jwt.InvalidTokenError():
+            return "The token's header cannot be used: see its `kid` and `crit`."
+    return "The token is not valid."
+
+
+def _undecodable(token: str) -> str:
+    """PyJWT's one error for what is no JWT and for times that are no numbers."""
+    try:
+        claims = jwt.decode(token, options={"verify_signature": False})
+    except _NOT_A_TOKEN:
+        return _NO_JWT
+    for name in ("nbf", "exp"):
+        try:
+            int(claims.get(name, 0))
+        except (ValueError, TypeError, OverflowError):
+            return f"The token's `{name}` is not a number."
+    return _NO_JWT
 
 
 def _named_key(token: str) -> tuple[str | None, str]:
@@ -125,8 +169,8 @@ def _named_key(token: str) -> tuple[str | None, str]:
     try:
         header = jwt.get_unverified_header(token)
         return header.get("kid"), str(header.get("alg"))
-    except _NOT_A_TOKEN:
-        raise Unauthorized("The token is not valid.") from None
+    except _NOT_A_TOKEN as error:
+        raise Unauthorized(_flaw(error, token)) from None
 
 
 class JwtUserVerifier:

@@ -39,6 +39,19 @@ class Endpoint:
     database: int
     tls: ssl.SSLContext | None
 
+    @property
+    def place(self) -> str:
+        """Where it is, without credentials: a path, or host:port."""
+        return self.path if self.path is not None else str(Address(self.host, self.port))
+
+
+class NoPrimary(EngineUnavailable):
+    """Nobody says where the primary is; `place` is where that was asked."""
+
+    def __init__(self, reason: str, place: str) -> None:
+        super().__init__(reason)
+        self.place = place
+
 
 @dataclass(frozen=True, slots=True)
 class Seeds:
@@ -101,10 +114,13 @@ def parse_engine_url(url: str) -> Locate | Seeds:
 def _single(url: str) -> Endpoint:
     try:
         found: dict[str, Any] = dict(parse_url(url))
-        named = urlsplit(url).hostname is not None
+        parts = urlsplit(url)
+        named = parts.hostname is not None
     except ValueError:
         # The error's own text may quote a part of the password.
         raise InvalidInput(_UNREADABLE) from None
+    if _is_cut(parts.netloc, parts.path, parts.query, parts.fragment):
+        raise InvalidInput(_UNREADABLE)
     if url.startswith("unix:") and (named or "path" not in found):
         raise InvalidInput("it names no socket, as unix:///path does")
     tls = _tls_context(found) if found.get("connection_class") is SSLConnection else None
@@ -117,6 +133,17 @@ def _single(url: str) -> Endpoint:
         database=int(found.get("db", 0)),
         tls=tls,
     )
+
+
+def _is_cut(netloc: str, path: str, query: str, fragment: str) -> bool:
+    """Whether a special character cut the credentials in two.
+
+    What looks like the place is then a part of them, which would be told as the place.
+    """
+    if "@" in netloc or not netloc:
+        return False
+    first, at, _ = query.partition("@")
+    return "@" in path or "@" in fragment or bool(at and "=" not in first)
 
 
 def _tls_context(options: Mapping[str, Any]) -> ssl.SSLContext:
@@ -154,7 +181,12 @@ def _split(url: str) -> _Parts:
     rest, _, query = url.partition("://")[2].partition("?")
     netloc, _, path = rest.partition("/")
     credentials, _, hosts = netloc.rpartition("@")
-    if "#" in url or not credentials.isascii() or hosts.count("[") != hosts.count("]"):
+    if (
+        "#" in url
+        or "@" in path
+        or not credentials.isascii()
+        or hosts.count("[") != hosts.count("]")
+    ):
         raise InvalidInput(_UNREADABLE)
     return _Parts(netloc, path, query)
 
@@ -191,8 +223,9 @@ def _sentinel(url: str) -> Locate:
             host, port = await sentinel.discover_master(service)
         except (RedisError, OSError):
             # redis-py's text is the inside of its client objects.
-            raise EngineUnavailable(
-                f"The sentinels cannot be reached or name no primary for {service!r}."
+            raise NoPrimary(
+                f"The sentinels cannot be reached or name no primary for {service!r}.",
+                ",".join(str(address) for address in addresses),
             ) from None
         finally:
             for client in sentinel.sentinels:

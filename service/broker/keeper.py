@@ -7,7 +7,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 
-from service.broker.endpoint import Locate
+from service.broker.endpoint import Locate, NoPrimary
 from service.broker.link import Link, PushHandler, RefusalHandler, open_link
 from service.core.backoff import full_jitter
 from service.core.errors import EngineUnavailable
@@ -51,6 +51,9 @@ class LinkKeeper:
         self._open = asyncio.Event()
         self._opened_before = False
         self.trouble: str | None = "not connected yet"
+        self.place: str | None = None
+        """Where the engine was looked for. For operators: `trouble` is shown to whoever asks for
+        readiness, and does without."""
 
     @property
     def link(self) -> Link | None:
@@ -88,8 +91,10 @@ class LinkKeeper:
             link: Link | None = None
             try:
                 async with asyncio.timeout(self._timeout):
+                    endpoint = await self._locate()
+                    self.place = endpoint.place
                     link = await open_link(
-                        await self._locate(), self._on_push, self._on_refused, make=self._make
+                        endpoint, self._on_push, self._on_refused, make=self._make
                     )
                 await self._prepare(link)
             # Whatever it is: libraries raise errors of their own, and nobody else tries again.
@@ -130,9 +135,12 @@ class LinkKeeper:
     def _failed(self, error: Exception, attempt: int) -> None:
         # A TimeoutError (an OSError) has no text of its own.
         self.trouble = str(error) or "no answer in time"
+        if isinstance(error, NoPrimary):
+            self.place = error.place
         if attempt in (0, 5) or attempt % 50 == 0:
             logger.warning(
-                "engine not reachable", extra={"link": self.name, "reason": self.trouble}
+                "engine not reachable",
+                extra={"link": self.name, "reason": self.trouble, "engine": self.place},
             )
 
     async def _watch(self, link: Link) -> None:

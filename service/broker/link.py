@@ -119,6 +119,7 @@ class Link(asyncio.Protocol):
                     # Who waits for it may never be woken.
                     fail_stop(b"herald: out of memory at an engine's answer; ending\n")
         except (hiredis.ProtocolError, IndexError):
+            self._fault = " What answers there does not speak the protocol of Redis."
             self.abort()
         if self._refused_calls and not pending:
             self._repeat()

@@ -91,13 +91,15 @@ class Shard:
         """Returns once all links are open.
 
         Raises:
-            EngineUnavailable: after `patience` seconds, with the reason.
+            EngineUnavailable: after `patience` seconds, with the reason and the place.
         """
         for keeper in self._keepers:
             try:
                 await keeper.wait_open(patience)
             except EngineUnavailable:
-                raise EngineUnavailable(keeper.trouble or "The engine is away.") from None
+                trouble = keeper.trouble or "The engine is away."
+                place = f"{keeper.place}: " if keeper.place else ""
+                raise EngineUnavailable(place + trouble) from None
 
     def probe_age(self) -> float | None:
         """Seconds since this node last heard itself through the engine, or None."""

@@ -7,6 +7,7 @@ import os
 import typer
 
 from service.app.credentials import plain_key
+from service.cli.asking import check_address
 from service.settings import Settings, load_settings
 
 
@@ -34,7 +35,9 @@ def base_url(url: str | None, *, api: bool) -> str:
         schemes = ("http://", "https://") if api else ("http://", "https://", "ws://", "wss://")
         if not url.startswith(schemes):
             raise typer.BadParameter(f"--url begins with {' or '.join(schemes)}; this is '{url}'")
-        return url.rstrip("/")
+        check_address(url)
+        # As curl is given it.
+        return url.rstrip("/").removesuffix("/v1/events")
     here = settings()
     host = "127.0.0.1" if here.host in ("0.0.0.0", "::") else here.host
     if ":" in host:

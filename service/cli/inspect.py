@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import urllib.error
 import urllib.request
 from collections import deque
 from collections.abc import Iterator
@@ -14,12 +13,12 @@ from urllib.parse import quote, urlencode
 
 import typer
 
+from service.cli.asking import ask
 from service.cli.environment import api_key, base_url
 from service.core.channel import parse_channel
 from service.core.errors import InvalidChannel, InvalidPosition
 from service.core.position import Position, parse_position
 
-_TIMEOUT = 30.0
 _TRIES = 16
 """Times the workers: the kernel chooses which one gets a connection."""
 
@@ -37,11 +36,18 @@ def inspect(
     ] = 0,
     url: Annotated[
         list[str],
-        typer.Option(metavar="URL", help="Where a node's API is; repeatable, for several nodes."),
+        typer.Option(
+            metavar="URL",
+            help="Where a node's API is; repeatable, for several nodes; unset: HERALD_URL, or the "
+            "settings.",
+        ),
     ] = [],  # noqa: B006
     key: Annotated[
         str | None,
-        typer.Option(metavar="KEY", help="An API key; unset: the first of HERALD_API_KEYS."),
+        typer.Option(
+            metavar="KEY",
+            help="An API key; unset: HERALD_API_KEY, or the first of HERALD_API_KEYS.",
+        ),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="The answers as they came, one a line.")
@@ -122,20 +128,8 @@ class _Node:
 
     def _ask(self, what: str, **query: str) -> Any:
         address = f"{self.url}/v1/channels/{quote(self.channel, safe=':')}/{what}"
-        request = urllib.request.Request(
-            address + ("?" + urlencode(query) if query else ""),
-            headers={"Authorization": f"Bearer {self.key}"},
-        )
-        try:
-            with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
-                return json.load(response)
-        except urllib.error.HTTPError as error:
-            typer.echo(error.read().decode(errors="replace"), err=True)
-            raise typer.Exit(1) from None
-        except OSError as error:
-            reason = getattr(error, "reason", error)
-            typer.echo(f"herald: no answer from {self.url}: {reason}", err=True)
-            raise typer.Exit(1) from None
+        request = urllib.request.Request(address + ("?" + urlencode(query) if query else ""))
+        return json.loads(ask(request, self.key))
 
 
 def describe(states: list[State]) -> Iterator[str]:

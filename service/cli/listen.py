@@ -12,7 +12,12 @@ from typing import Annotated, Any
 
 import typer
 from websockets.asyncio.client import connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage
+from websockets.exceptions import (
+    ConnectionClosed,
+    InvalidHandshake,
+    InvalidMessage,
+    InvalidStatus,
+)
 from websockets.typing import Subprotocol
 
 from service.cli.environment import base_url, settings
@@ -42,7 +47,10 @@ def listen(
         list[str],
         typer.Option(metavar="CHANNEL@POSITION", help="Where to resume from; repeatable."),
     ] = [],  # noqa: B006
-    url: Annotated[str | None, typer.Option(metavar="URL", help="Where Herald is.")] = None,
+    url: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Where Herald is; unset: HERALD_URL, or the settings."),
+    ] = None,
     count: Annotated[
         int, typer.Option(min=0, metavar="N", help="Stop after so many events; 0: never.")
     ] = 0,
@@ -62,7 +70,11 @@ def listen(
         for name in topic:
             topic_channel(name)
         for text in since:
-            channel, _, position = text.rpartition("@")
+            channel, at, position = text.rpartition("@")
+            if not at:
+                raise typer.BadParameter(
+                    f"--since is CHANNEL@POSITION, as user:alice@0-0; this is {text!r}"
+                )
             positions[parse_channel(channel)] = parse_position(position)
     except (InvalidChannel, InvalidPosition) as error:
         raise typer.BadParameter(str(error)) from None
@@ -96,7 +108,7 @@ class Listener:
             try:
                 advice = await self._listen_once()
             except (OSError, InvalidHandshake, InvalidMessage, TimeoutError) as error:
-                _say(f"cannot connect: {error or type(error).__name__}")
+                _say(f"cannot connect to {self.url}: {_reason(error)}")
                 advice = Advice.RECONNECT_WITH_BACKOFF
             if self.count and self.seen >= self.count:
                 return 0
@@ -113,17 +125,18 @@ class Listener:
         async with connect(
             self.url, subprotocols=[Subprotocol("herald.v1")], compression=None, max_size=None
         ) as socket:
-            await socket.send(
-                json.dumps(
-                    {
-                        "type": "connect",
-                        "token": self.token,
-                        "topics": self.topics,
-                        "positions": {name: str(at) for name, at in self.positions.items()},
-                    }
-                )
-            )
             try:
+                # The server may have closed before this: it is away from its engine, or full.
+                await socket.send(
+                    json.dumps(
+                        {
+                            "type": "connect",
+                            "token": self.token,
+                            "topics": self.topics,
+                            "positions": {name: str(at) for name, at in self.positions.items()},
+                        }
+                    )
+                )
                 while True:
                     text = await socket.recv()
                     message = json.loads(text)
@@ -161,6 +174,18 @@ class Listener:
                 _say(f"connected as {message['user']} to {', '.join(message['channels'])}")
             case "error":
                 _say(f"{message['code']}: {message['message']}")
+
+
+def _reason(error: Exception) -> str:
+    """Why there is no connection, in the server's own words where it gave some."""
+    text = str(error) or type(error).__name__
+    if isinstance(error, InvalidStatus):
+        try:
+            detail = json.loads(error.response.body or b"")["detail"]
+        except (ValueError, TypeError, KeyError):
+            return text
+        text = f"HTTP {error.response.status_code}: {detail}"
+    return text
 
 
 def _print(text: str | bytes) -> None:

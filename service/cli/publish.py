@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import urllib.error
 import urllib.request
 from typing import Annotated
 
 import typer
 
+from service.cli.asking import ask
 from service.cli.environment import api_key, base_url
-
-_TIMEOUT = 30.0
 
 
 def publish(
@@ -46,7 +44,9 @@ def publish(
     try:
         json.loads(data)
     except ValueError as error:
-        raise typer.BadParameter(f"--data is not JSON: {error}") from None
+        raise typer.BadParameter(
+            f"--data is not JSON: {error}. A text has quotes of its own: '\"hello\"'"
+        ) from None
     # Put together as text: the data is sent as it was given.
     parts = [f'"to":{json.dumps(to if len(to) > 1 else to[0])}', f'"type":{json.dumps(type)}']
     parts.append(f'"data":{data}')
@@ -57,18 +57,6 @@ def publish(
     request = urllib.request.Request(
         base_url(url, api=True) + "/v1/events",
         data=("{" + ",".join(parts) + "}").encode(),
-        headers={
-            "Content-Type": "application/json",
-            "Authorization": f"Bearer {api_key(key)}",
-        },
+        headers={"Content-Type": "application/json"},
     )
-    try:
-        with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
-            typer.echo(response.read().decode())
-    except urllib.error.HTTPError as error:
-        typer.echo(error.read().decode(errors="replace"), err=True)
-        raise typer.Exit(1) from None
-    except OSError as error:
-        reason = getattr(error, "reason", error)
-        typer.echo(f"herald: no answer from {request.full_url}: {reason}", err=True)
-        raise typer.Exit(1) from None
+    typer.echo(ask(request, api_key(key)).decode())

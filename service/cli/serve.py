@@ -21,7 +21,8 @@ from service.app.server import Sockets
 from service.broker.broker import Broker
 from service.broker.embedded import EmbeddedEngine
 from service.broker.endpoint import parse_engine_url
-from service.core.errors import EngineUnavailable, InvalidInput
+from service.core.errors import EngineError, EngineUnavailable, InvalidInput
+from service.edge.origins import parse_origins
 from service.settings import PREFIX, SECRETS, Settings, SettingsError, load_settings
 from service.telemetry.logs import configure_logging
 
@@ -87,6 +88,10 @@ def check() -> None:
     configure_logging(settings.log_level, settings.log_format)
     check_for_production(settings)
     build_verifiers(settings)
+    try:
+        parse_origins(list(settings.allowed_origins))
+    except InvalidInput as error:
+        raise SettingsError([f"HERALD_ALLOWED_ORIGINS has a bad value: {error}."]) from None
     # Of the engine one sentence at the end says it all.
     configure_logging("error", settings.log_format)
     trouble = asyncio.run(_engine_trouble(settings))
@@ -117,7 +122,7 @@ async def _engine_trouble(settings: Settings) -> str | None:
         if attached < settings.min_replicas:
             return f"{attached} replicas are attached; HERALD_MIN_REPLICAS is more"
         await broker.log.read("topic:herald-check", None)
-    except EngineUnavailable as error:
+    except (EngineUnavailable, EngineError) as error:
         return str(error)
     except TimeoutError:
         return trouble

@@ -115,6 +115,8 @@ def decode_batch(body: bytes, *, max_events: int) -> list[bytes]:
         TooManyEvents: if there are more than `max_events`.
         EventTooLarge: never; each event's own size is judged by `decode_event`.
     """
+    if body.lstrip()[:1] == b"[":
+        raise InvalidEvent('A batch is `{"events":[…]}`; this is a list.')
     events = read_json(_batch, body, InvalidEvent).events
     if len(events) > max_events:
         raise TooManyEvents(f"A batch has at most {max_events} events; this one has {len(events)}.")

@@ -56,11 +56,21 @@ def read_json(
     except UnicodeDecodeError as error:
         raise failure(f"Not UTF-8 (byte {error.start}).") from None
     except msgspec.ValidationError as error:
-        raise failure(explain_mismatch(error)) from None
+        raise failure(explain_mismatch(error) + _fields(error, decoder)) from None
     except msgspec.DecodeError as error:
+        if not text.strip():
+            raise failure("Not JSON: there is nothing.") from None
         raise failure(explain_syntax(error)) from None
     except RecursionError:
         raise failure("Nested too deeply.") from None
+
+
+def _fields(error: msgspec.ValidationError, decoder: msgspec.json.Decoder[Decoded]) -> str:
+    """Which fields there are, for who gave one that there is not."""
+    names = getattr(decoder.type, "__struct_encode_fields__", ())
+    if not names or not str(error).startswith("Object contains unknown field"):
+        return ""
+    return f" Known: {', '.join(f'`{name}`' for name in names)}."
 
 
 def _kind(name: str) -> str:

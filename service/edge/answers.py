@@ -100,8 +100,14 @@ class ProblemError(HeraldError):
         return Answer(self.status, PROBLEM, _encode(self.document()), self.headers)
 
 
-def problem_of(error: HeraldError) -> ProblemError:
-    """The problem that stands for an error of the core."""
+_REPEAT = "; repeat with the same id."
+
+
+def problem_of(error: HeraldError, *, of_event: bool = False) -> ProblemError:
+    """The problem that stands for an error of the core.
+
+    `of_event`: an event was to be published, so that an id makes it safe to repeat.
+    """
     if isinstance(error, ProblemError):
         return error
     text = str(error)
@@ -127,17 +133,23 @@ def problem_of(error: HeraldError) -> ProblemError:
                 503, text, headers=((b"retry-after", b"1"),), members={"uncopied": positions}
             )
         case EngineUnavailable() | EngineError():
-            detail = "The event store is not available; repeat with the same id."
-            return ProblemError(503, detail, headers=((b"retry-after", b"1"),))
-    return mishap_of(error)
+            away = isinstance(error, EngineUnavailable)
+            detail = "The engine is away" if away else "The engine refuses this at the moment"
+            return _passing(detail, of_event=of_event)
+    return mishap_of(error, of_event=of_event)
 
 
-def mishap_of(error: BaseException) -> ProblemError:
+def mishap_of(error: BaseException, *, of_event: bool = False) -> ProblemError:
     """The problem that stands for a failure of ours, which its caller logs.
 
     Without memory nothing is wrong with the request, which may have been carried out: 503.
+    `of_event`: see `problem_of`.
     """
     if isinstance(error, MemoryError):
-        detail = "Out of memory here; repeat with the same id."
-        return ProblemError(503, detail, headers=((b"retry-after", b"1"),))
+        return _passing("Out of memory here", of_event=of_event)
     return ProblemError(500, "Something went wrong here; it is logged.")
+
+
+def _passing(reason: str, *, of_event: bool) -> ProblemError:
+    detail = reason + (_REPEAT if of_event else ".")
+    return ProblemError(503, detail, headers=((b"retry-after", b"1"),))

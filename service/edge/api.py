@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 
 from service import __version__
 from service.core.errors import HeraldError
-from service.edge import documents
+from service.edge import documents, elsewhere
 from service.edge.answers import (
     Answer,
     ProblemError,
@@ -152,7 +152,9 @@ _UPGRADE = ProblemError(
 async def nothing_here(scope: Scope, receive: Receive, send: Send) -> None:
     """What the client edge answers to HTTP where the API has a port of its own."""
     if scope["type"] == "http":
-        await send_answer(send, ProblemError(404, "There is nothing here.").answer())
+        await send_answer(
+            send, ProblemError(404, elsewhere.at_clients_port(scope["path"])).answer()
+        )
 
 
 def _response(answer: Answer) -> Response:
@@ -167,9 +169,14 @@ def _answer_errors_with_problems(app: FastAPI) -> None:
         headers = tuple(
             (name.lower().encode(), value.encode()) for name, value in (error.headers or {}).items()
         )
-        detail = {404: "There is nothing here.", 405: "This method is not allowed here."}.get(
-            error.status_code, str(error.detail)
-        )
+        match error.status_code:
+            case 404:
+                detail = elsewhere.at_api(request.url.path)
+            case 405:
+                allowed = (error.headers or {}).get("Allow", "another one")
+                detail = f"{request.method} is not allowed here; {allowed} is."
+            case _:
+                detail = str(error.detail)
         return _response(ProblemError(error.status_code, detail, headers=headers).answer())
 
     @app.exception_handler(RequestValidationError)
@@ -184,4 +191,5 @@ def _answer_errors_with_problems(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> Response:
-        return _response(mishap_of(error).answer())
+        of_event = request.url.path.startswith("/v1/events")
+        return _response(mishap_of(error, of_event=of_event).answer())

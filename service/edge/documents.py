@@ -34,7 +34,7 @@ _AUTH: dict[int | str, dict[str, Any]] = {
     403: _problem("A token without the scope `publish`."),
 }
 _ENGINE: dict[int | str, dict[str, Any]] = {
-    503: _problem("The engine is away; repeat with the same `id`.", retry=True),
+    503: _problem("The engine is away.", retry=True),
 }
 _PUBLISHED: dict[int | str, dict[str, Any]] = {
     503: _problem(

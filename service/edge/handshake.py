@@ -8,6 +8,7 @@ from collections.abc import Callable
 from service.core.errors import InvalidInput, Unauthorized
 from service.core.principal import Principal
 from service.core.session import Request
+from service.edge import elsewhere
 from service.edge.admission import (
     Admission,
     Credential,
@@ -26,7 +27,7 @@ from service.hub.clients import Clients, Newcomer
 from service.hub.websocket import WebSocket
 from service.ports import Instrumentation, UserVerifier
 
-PATH = "/v1/ws"
+PATH = elsewhere.WEBSOCKET
 SUBPROTOCOL = "herald.v1"
 _BEARER = "bearer."
 _NO_TOKEN = bad_token(Unauthorized("Bring a token: see docs/protocol.md for the five ways."))
@@ -158,7 +159,8 @@ class Handshake:
 
 def no_websocket_here(upgrade: Upgrade) -> None:
     """For any other path, and for a port without WebSockets."""
-    upgrade.refuse(ProblemError(404, "There is nothing here.").answer())
+    detail = elsewhere.of_websocket(upgrade.opening.path)
+    upgrade.refuse(ProblemError(404, detail).answer())
 
 
 def find_credential(opening: Opening, query: dict[str, list[str]]) -> Credential | None:

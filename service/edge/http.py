@@ -108,7 +108,7 @@ class HeraldHttp(GuardedHttp):
             endpoint(self.headers, body, cycle.respond)
         except Exception as error:
             logger.exception("a request was not dealt with")
-            cycle.respond(mishap_of(error).answer())
+            cycle.respond(mishap_of(error, of_event=True).answer())
 
     def _all_parsed(self) -> None:
         if self._direct is not None:

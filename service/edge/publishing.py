@@ -127,7 +127,7 @@ class Publishing:
                 return
             if (error := task.exception()) is not None:
                 logger.error("a request was not dealt with", exc_info=error)
-                problem = mishap_of(error)
+                problem = mishap_of(error, of_event=True)
                 self.stats.publish_refused(problem.status)
                 respond(problem.answer())
             else:
@@ -180,7 +180,7 @@ class Publishing:
         )
 
     def _refuse(self, error: HeraldError) -> Answer:
-        problem = problem_of(error)
+        problem = problem_of(error, of_event=True)
         self.stats.publish_refused(problem.status)
         return problem.answer()
 
@@ -202,7 +202,7 @@ class Publishing:
                     await batch.add(line)
             return Answer(200, JSON, _encode({"results": await batch.results()}))
         except HeraldError as error:
-            problem = problem_of(error)
+            problem = problem_of(error, of_event=True)
             self.stats.publish_refused(problem.status)
             if batch is not None and batch.size:
                 # Some of a stream is stored already; its sender must learn which.
@@ -216,7 +216,7 @@ class Publishing:
             ProblemError: where it is not, naming the channels that have it.
         """
         if receipt.failure is not None:
-            problem = problem_of(receipt.failure)
+            problem = problem_of(receipt.failure, of_event=True)
             if isinstance(receipt.failure, NotCopied):
                 self.stats.events_uncopied += 1
                 problem.members["id"] = receipt.id
@@ -267,9 +267,9 @@ class _Batch:
             outcome = await self._publishing.log.submit(event, self._publisher)
         except (EngineUnavailable, Overloaded) as error:
             self._broken.update(channels)
-            outcome = problem_of(error)
+            outcome = problem_of(error, of_event=True)
         except HeraldError as error:
-            outcome = problem_of(error)
+            outcome = problem_of(error, of_event=True)
         self._window.append(outcome)
         self._window_channels.append(channels)
         if len(self._window) >= _WINDOW:

@@ -30,6 +30,7 @@ from service.edge.admission import (
 from service.edge.answers import Answer, ProblemError, problem_of, send_answer
 from service.edge.asgi import Headers, Receive, Scope, Send, find_header
 from service.edge.doors import TAKEOVER, Takeover
+from service.edge.elsewhere import STREAM
 from service.edge.origins import permits, readers
 from service.hub.clients import Clients
 from service.ports import Instrumentation, Tickets, UserVerifier
@@ -38,7 +39,7 @@ logger = logging.getLogger("herald.http")
 
 Pairs = tuple[tuple[bytes, bytes], ...]
 
-PATH = "/v1/stream"
+PATH = STREAM
 
 _KIND = b"text/event-stream"
 _NOT_KEPT = (b"cache-control", b"no-store")

@@ -131,18 +131,20 @@ BAD_CLAIMS = {
     "expired": (claims(exp=int(time.time()) - 60), "has expired"),
     "expired a year ago": (claims(exp=int(time.time()) - 31_536_000), "has expired"),
     "nbf in the future": (claims(nbf=int(time.time()) + 86_400), "not valid yet"),
-    "nbf no number": (claims(nbf="soon"), "not valid"),
-    "nbf infinite": (claims(nbf=float("inf")), "not valid"),
+    "nbf no number": (claims(nbf="soon"), "`nbf` is not a number"),
+    "nbf infinite": (claims(nbf=float("inf")), "`nbf` is not a number"),
     "iat in the future": (claims(iat=int(time.time()) + 86_400), "not valid yet"),
+    "iat no number": (claims(iat="now"), "`iat` is not a number"),
+    "jti no text": (claims(jti=5), "`jti` is not text"),
     "sub missing": (claims(sub=None), "`sub`"),
     "exp missing": (claims(exp=None), "`exp`"),
     "sub null": (b'{"sub":null,"exp":9999999999}', ""),
     "exp null": (b'{"sub":"a","exp":null}', ""),
     "sub empty": (claims(sub=""), "1 to 255 bytes"),
-    "sub a number": (claims(sub=5), ""),
-    "sub a list": (claims(sub=["alice"]), ""),
-    "sub an object": (claims(sub={"a": 1}), ""),
-    "sub true": (claims(sub=True), ""),
+    "sub a number": (claims(sub=5), "`sub` is not text"),
+    "sub a list": (claims(sub=["alice"]), "`sub` is not text"),
+    "sub an object": (claims(sub={"a": 1}), "`sub` is not text"),
+    "sub true": (claims(sub=True), "`sub` is not text"),
     "sub with a newline": (claims(sub="a\nb"), "control"),
     "sub with a NUL": (claims(sub="a\x00"), "control"),
     "sub with a C1 control": (claims(sub="a\x85"), "control"),
@@ -150,15 +152,15 @@ BAD_CLAIMS = {
     "sub of 256 bytes, not ASCII": (claims(sub="é" * 128), "1 to 255 bytes"),
     "sub a lone surrogate": (claims(sub="\ud800"), "surrogate"),
     "exp a text": (claims(exp=str(int(time.time()) + 3600)), "not a number"),
-    "exp an empty text": (claims(exp=""), "not valid"),
+    "exp an empty text": (claims(exp=""), "`exp` is not a number"),
     "exp true": (claims(exp=True), ""),
-    "exp a list": (claims(exp=[9999999999]), "not valid"),
-    "exp an object": (claims(exp={}), "not valid"),
-    "exp NaN": (claims(exp=float("nan")), "not valid"),
-    "exp infinite": (claims(exp=float("inf")), "not valid"),
-    "exp infinite as a number": (b'{"sub":"a","exp":1e999}', "not valid"),
+    "exp a list": (claims(exp=[9999999999]), "`exp` is not a number"),
+    "exp an object": (claims(exp={}), "`exp` is not a number"),
+    "exp NaN": (claims(exp=float("nan")), "`exp` is not a number"),
+    "exp infinite": (claims(exp=float("inf")), "`exp` is not a number"),
+    "exp infinite as a number": (b'{"sub":"a","exp":1e999}', "`exp` is not a number"),
     "exp of 401 digits": (b'{"sub":"a","exp":1' + b"0" * 400 + b"}", "too large"),
-    "exp of 9,000 digits": (b'{"sub":"a","exp":1' + b"0" * 9000 + b"}", "not valid"),
+    "exp of 9,000 digits": (b'{"sub":"a","exp":1' + b"0" * 9000 + b"}", "not a JWT"),
     "exp negative": (claims(exp=-1), "has expired"),
     "exp zero": (claims(exp=0), "has expired"),
     "topics a text": (claims(topics="orders"), "`topics`"),
@@ -179,6 +181,44 @@ async def test_token_with_a_bad_claim_is_refused_with_the_reason(
     payload: bytes | dict[str, Any], word: str
 ) -> None:
     assert word in await refusal(by_secret(), forge(payload))
+
+
+NO_JWT = "This is not a JWT, or not all of one."
+MISTAKES = {
+    "another secret": (
+        forge(claims(), secret=b"another secret of thirty-two bytes!"),
+        "The token was signed with another key or secret.",
+    ),
+    "signature cut": (forge(claims())[:-2], NO_JWT),
+    "a number for a user": (forge(claims(sub=7)), "The token's `sub` is not text."),
+    "an API key": ("an-api-key-for-tests", NO_JWT),
+    "an API key with dots": ("an.api.key", NO_JWT),
+    "empty": ("", NO_JWT),
+    "not UTF-8": ("\ud800.\ud800.\ud800", NO_JWT),
+    "a list": (forge(b"[]"), NO_JWT),
+    "RS256 for a secret": (sign(RSA_KEY, "RS256"), "The token's algorithm is not allowed here."),
+    "alg none": (_unsigned({"alg": "none"}), "The token's algorithm is not allowed here."),
+    "kid a list": (
+        forge(claims(), {"alg": "HS256", "kid": ["a"]}),
+        "The token's header cannot be used: see its `kid` and `crit`.",
+    ),
+    "clock behind": (
+        forge(claims(iat=int(time.time()) + 86_400)),
+        "The token is not valid yet: its `nbf` or `iat` is in the future.",
+    ),
+    # Who cannot sign learns nothing of what the claims should be.
+    "all wrong": (
+        forge(claims(sub=7, exp="x", aud=5), secret=b"another secret of thirty-two bytes!"),
+        "The token was signed with another key or secret.",
+    ),
+}
+
+
+@pytest.mark.parametrize(("token", "said"), MISTAKES.values(), ids=MISTAKES.keys())
+async def test_common_mistake_is_told_in_words_of_its_own(token: str, said: str) -> None:
+    assert await refusal(by_secret(TokenPolicy()), token) == said
+    # A close reason has room for 123 bytes.
+    assert len(said.encode()) <= 123
 
 
 GOOD_CLAIMS = {

@@ -6,7 +6,7 @@ import ssl
 
 import pytest
 
-from service.broker.endpoint import Endpoint, Seeds, parse_engine_url
+from service.broker.endpoint import Endpoint, NoPrimary, Seeds, parse_engine_url
 from service.broker.topology import Address
 from service.core.errors import EngineUnavailable, InvalidInput
 from tests.harness.process import free_port
@@ -80,7 +80,7 @@ SECRETS = ("hunter2", "hunter", "hunt", "two")
         ("hunter2", "begins with redis://"),
         ("redis+cluster://", "the nodes as host:port,host:port"),
         ("redis+cluster://:hunter2@h:1,h", "the nodes as host:port,host:port"),
-        ("redis+cluster://:hunt/two@h:1", "the nodes as host:port,host:port"),
+        ("redis+cluster://:hunt/two@h:1", "percent-encoded"),
         ("redis+cluster://:hunter2@[::1", "percent-encoded"),
         ("redis+cluster://:hunter2@h:1/1", "no databases"),
         ("redis+cluster://:hunter2@h:1?db=1", "no databases"),
@@ -110,7 +110,7 @@ SECRETS = ("hunter2", "hunter", "hunt", "two")
         ("redis+sentinel://:hunter2@h:two/main", "host:port,host:port"),
         ("redis+sentinel://:hunter2@h:99999/main", "host:port,host:port"),
         ("redis+sentinel://:hunter2@h:\u00b2/main", "host:port,host:port"),
-        ("redis+sentinel://:hunt/two@h:1/main", "host:port,host:port"),
+        ("redis+sentinel://:hunt/two@h:1/main", "percent-encoded"),
         ("redis+sentinel://:hunter2@[::1/main", "cannot be read"),
         ("redis+sentinel://:hunter2\u2100@h:1/main", "percent-encoded"),
         ("redis+sentinel://:hunter2@h:1", "ends with /service"),
@@ -150,3 +150,45 @@ async def test_sentinels_that_are_away_are_named_by_service_only() -> None:
     with pytest.raises(EngineUnavailable) as caught:
         await parse_engine_url(url)()
     assert str(caught.value) == "The sentinels cannot be reached or name no primary for 'main'."
+
+
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [
+        ("redis://user:hush@h:70/3", "h:70"),
+        ("redis://:hush@[::1]", "[::1]:6379"),
+        ("unix://user:hush@/run/e.sock?db=2", "/run/e.sock"),
+        ("unix:///run/a@b.sock", "/run/a@b.sock"),
+    ],
+)
+async def test_place_has_no_credentials(url: str, place: str) -> None:
+    locate = parse_engine_url(url)
+    assert not isinstance(locate, Seeds)
+    assert (await locate()).place == place
+
+
+async def test_sentinels_that_do_not_answer_are_the_place() -> None:
+    port = free_port()
+    locate = parse_engine_url(f"redis+sentinel://user:hush@127.0.0.1:{port}/main")
+    assert not isinstance(locate, Seeds)
+    with pytest.raises(NoPrimary) as caught:
+        await locate()
+    assert caught.value.place == f"127.0.0.1:{port}"
+    assert str(port) not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:12?3@h:6379",
+        "redis://:12/3@h:6379",
+        "redis://:12#3@h:6379",
+        "redis://user:12/3@h:6379",
+        "unix://:p/w@/run/e.sock",
+        "redis+sentinel://a:12/3@h:2",
+    ],
+)
+def test_password_that_a_special_character_cuts_is_not_taken_for_the_place(url: str) -> None:
+    with pytest.raises(InvalidInput, match="percent-encoded") as caught:
+        parse_engine_url(url)
+    assert "12" not in str(caught.value)

@@ -190,3 +190,38 @@ async def test_bad_credentials_are_the_trouble_without_the_password(
 async def test_host_name_that_cannot_be_looked_up_is_trouble(host: str) -> None:
     async with _keeping(f"redis://{host}:6379") as kept:
         await eventually(lambda: kept.keeper.trouble != "not connected yet", "the first attempt")
+
+
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [
+        ("redis://:hush@nowhere.invalid:6379", "nowhere.invalid:6379"),
+        ("unix://:hush@/nowhere/engine.sock", "/nowhere/engine.sock"),
+    ],
+)
+async def test_log_says_where_the_engine_was_looked_for_and_trouble_does_not(
+    url: str, place: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with _keeping(url) as kept:
+        await eventually(lambda: bool(caplog.records), "the warning")
+        assert kept.keeper.place == place
+        # Readiness tells it to whoever asks.
+        assert place not in (kept.keeper.trouble or "")
+    told = [record.__dict__ for record in caplog.records]
+    assert place in {record.get("engine") for record in told}
+    assert "hush" not in str(told)
+
+
+async def test_server_of_another_protocol_is_told_as_that() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1000)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server, _keeping(f"redis://127.0.0.1:{port}") as kept:
+        await eventually(
+            lambda: "does not speak the protocol of Redis" in (kept.keeper.trouble or ""),
+            "the reason",
+        )

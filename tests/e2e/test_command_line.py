@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from websockets.utils import accept_key
 
 from service.broker.embedded import EmbeddedEngine
 from tests.harness.process import (
@@ -408,3 +409,177 @@ def test_what_clients_call_by_name_may_stand_beside_the_settings(herald: Herald,
     assert checked.returncode == 2  # for want of an engine, among others
     assert "HERALD_REDIS_URL" in checked.stderr
     assert "HERALD_URL" not in checked.stderr
+
+
+class Closer:
+    """A server of herald.v1 that closes before it is sent anything, as one whose engine is away."""
+
+    def __init__(self, code: int, times: int) -> None:
+        self._code = code
+        self._left = times
+        self.served = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        found = re.search(rb"(?i)sec-websocket-key: (\S+)", head)
+        assert found
+        self.served += 1
+        code = self._code if self.served <= self._left else 3003
+        # In one piece, so that the client has read the close before it can send.
+        writer.write(
+            b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n"
+            b"sec-websocket-protocol: herald.v1\r\nsec-websocket-accept: %b\r\n\r\n\x88\x02%b"
+            % (accept_key(found[1].decode()).encode(), code.to_bytes(2))
+        )
+        await reader.read(1000)
+        writer.close()
+
+
+@pytest.mark.parametrize(("code", "tries"), [(1013, 2), (1012, 2), (4000, 2), (3000, 1), (4101, 1)])
+async def test_listen_takes_a_close_before_connect_as_any_other(
+    background: Callable[..., Background], code: int, tries: int
+) -> None:
+    closer = Closer(code, tries)
+    server = await asyncio.start_server(closer.serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server:
+        url = f"http://127.0.0.1:{port}"
+        listener = background(herald_command(), "listen", "--url", url, "--token", "t")
+        await eventually(lambda: listener.process.poll() is not None, "it ends")
+    assert listener.process.returncode == 1
+    assert listener.text().count(f"closed: {code}") == tries
+    assert "Traceback" not in listener.text()
+    assert closer.served == (1 if tries == 1 else tries + 1)
+
+
+async def test_listen_waits_for_the_engine(
+    start: Callable[..., Herald],
+    background: Callable[..., Background],
+    own_engine: EmbeddedEngine,
+    user: str,
+) -> None:
+    herald = start(own_engine.url, engine_timeout="0.5")
+    own_engine.kill()
+    await eventually(lambda: not herald.is_ready(), "the loss")
+    listener = background(herald_command(), "listen", "--url", herald.url, "--token", mint(user))
+    await eventually(lambda: "closed: 1013" in listener.text(), "the refusal")
+    own_engine.restart()
+    await eventually(lambda: "connected as" in listener.text(), "it listens")
+    assert "Traceback" not in listener.text()
+
+
+TRY = {
+    "publish": ("publish", "--to", "all", "--type", "t"),
+    "inspect": ("inspect", "all"),
+    "listen": ("listen", "--token", "t"),
+}
+
+
+@pytest.mark.parametrize("command", TRY)
+@pytest.mark.parametrize(
+    "url",
+    ["http://h:port", "http://h:99999", "http://", "http://no such host", "http://[::1", "h:8000"],
+)
+def test_an_address_that_is_none_is_told_as_that(command: str, url: str) -> None:
+    done = run(*TRY[command], "--url", url, environment=clean_environment(api_keys=KEY))
+    assert done.returncode == 2
+    assert "--url" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("key", ["a\nb", "key→"])
+@pytest.mark.parametrize("command", ["publish", "inspect"])
+def test_a_key_that_no_header_can_carry_is_told_as_that(command: str, key: str) -> None:
+    done = run(*TRY[command], "--key", key)
+    assert done.returncode == 2
+    assert "the API key has characters" in done.stderr
+    assert key not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["publish", "inspect"])
+async def test_a_server_that_speaks_no_http_is_told_as_that(command: str) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1000)
+        writer.write(b"-ERR unknown command\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    environment = clean_environment(api_keys=KEY)
+    async with server:
+        done = await asyncio.to_thread(run, *TRY[command], "--url", url, environment=environment)
+    assert done.returncode == 1
+    assert url in done.stderr
+    assert "does not speak HTTP" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_tls_to_a_server_without_it_is_told_as_that(herald: Herald) -> None:
+    url = herald.url.replace("http:", "https:")
+    done = run(*TRY["publish"], "--url", url, "--key", KEY)
+    assert done.returncode == 1
+    assert "it does not speak TLS; is it http://?" in done.stderr
+
+
+def test_publish_takes_the_address_that_curl_takes(herald: Herald) -> None:
+    done = run(*TRY["publish"], "--url", herald.url + "/v1/events", "--key", KEY)
+    assert done.returncode == 0, done.stderr
+
+
+def test_data_without_quotes_is_told_how_to_quote() -> None:
+    done = run(*TRY["publish"], "--data", "hello")
+    assert done.returncode == 2
+    assert """'"hello"'""" in done.stderr
+
+
+def test_since_without_a_channel_is_told_its_form() -> None:
+    done = run(*TRY["listen"], "--since", "user:alice")
+    assert done.returncode == 2
+    assert "--since is CHANNEL@POSITION" in done.stderr
+
+
+async def test_listen_tells_why_a_server_refuses_in_its_words(
+    start: Callable[..., Herald], background: Callable[..., Background], user: str
+) -> None:
+    herald = start(api_port=str(free_port()))
+    listener = background(herald_command(), "listen", "--url", herald.url, "--token", mint(user))
+    await eventually(lambda: "(HERALD_PORT)" in listener.text(), "the reason")
+    assert f"cannot connect to ws://127.0.0.1:{herald.api_port}/v1/ws: HTTP 404" in listener.text()
+
+
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [
+        ("redis://:hush@nowhere.invalid:70", "nowhere.invalid:70: "),
+        ("unix://:hush@/nowhere/engine.sock", "/nowhere/engine.sock: "),
+        ("redis+sentinel://:hush@127.0.0.1:1/main", "127.0.0.1:1: The sentinels"),
+        ("redis+cluster://:hush@127.0.0.1:1", "127.0.0.1:1: "),
+    ],
+)
+def test_check_says_where_the_engine_is_not(url: str, place: str) -> None:
+    environment = clean_environment(
+        redis_url=url, jwt_secret=SECRET, api_keys=KEY, engine_timeout="1"
+    )
+    done = run("check", environment=environment)
+    assert done.returncode == 1
+    assert (
+        f"herald: the engine: {'the Cluster: ' if 'cluster' in url else ''}{place}" in done.stderr
+    )
+    assert "hush" not in done.stderr
+
+
+def test_check_refuses_origins_that_serve_refuses(engine: EmbeddedEngine) -> None:
+    environment = clean_environment(
+        redis_url=engine.url, jwt_secret=SECRET, api_keys=KEY, allowed_origins="app.example.com"
+    )
+    done = run("check", environment=environment)
+    assert done.returncode == 2
+    assert "HERALD_ALLOWED_ORIGINS" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["publish", "listen", "inspect"])
+def test_help_says_what_counts_where_an_option_is_not_given(command: str) -> None:
+    text = " ".join(run(command, "--help").stdout.split())
+    assert "unset: HERALD_URL, or the settings." in text
+    if command != "listen":
+        assert "unset: HERALD_API_KEY, or the first of HERALD_API_KEYS." in text

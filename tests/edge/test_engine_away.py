@@ -59,17 +59,20 @@ async def test_engine_away_is_503_everywhere_and_repeating_helps(
 ) -> None:
     first = herald.publish("topic:a", 1, id="first")
     lasting_engine.kill()
-    for answer in (
-        herald.post("/v1/events", {"to": "topic:a", "type": "t", "data": 2, "id": "second"}),
-        herald.post("/v1/events", {"to": ["topic:a", "topic:b"], "type": "t", "id": "third"}),
-        herald.get("/v1/channels/topic:a/events"),
+    # Only what was to be published has an id to be repeated with.
+    away, repeat = "The engine is away.", "The engine is away; repeat with the same id."
+    for answer, said in (
+        (herald.post("/v1/events", {"to": "topic:a", "type": "t", "data": 2, "id": "2"}), repeat),
+        (herald.post("/v1/events", {"to": ["topic:a", "topic:b"], "type": "t"}), repeat),
+        (herald.get("/v1/channels/topic:a/state"), away),
+        (herald.get("/v1/channels/topic:a/events"), away),
     ):
-        problem(answer, 503)
+        assert problem(answer, 503)["detail"] == said
         assert int(answer.headers["retry-after"]) >= 1
     assert "stored" not in answer.json()
     batch = {"events": [{"to": "topic:a", "type": "t"}, {"to": "nobody", "type": "t"}]}
     lost, bad = herald.post("/v1/events/batch", batch).json()["results"]
-    check_problem(lost["problem"], 503)
+    assert check_problem(lost["problem"], 503)["detail"] == repeat
     check_problem(bad["problem"], 400)
     problem(herald.get("/healthz/ready"), 503)
     assert herald.get("/healthz/live").status_code == 200

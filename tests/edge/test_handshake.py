@@ -363,6 +363,63 @@ async def test_api_port_takes_the_api_from_the_client_port(start: Callable[..., 
     herald.port = client_port
 
 
+async def test_who_comes_to_the_wrong_port_is_told_of_the_other_one_and_not_which(
+    start: Callable[..., Herald],
+) -> None:
+    from tests.harness.process import free_port
+
+    herald = start(api_port=str(free_port()))
+    ports = {str(herald.port), str(herald.api_port)}
+
+    def told(port: int, method: str, path: str, upgrade: bool = False) -> str:
+        headers = {"authorization": f"Bearer {KEY}"}
+        if method == "POST":
+            headers["content-length"] = "0"
+        if upgrade:
+            headers |= {
+                "connection": "Upgrade",
+                "upgrade": "websocket",
+                "sec-websocket-version": "13",
+                "sec-websocket-key": "AAAAAAAAAAAAAAAAAAAAAA==",
+            }
+        status, _, body = exchange(port, request_bytes(method, path, headers))
+        assert status == 404
+        detail: str = check_problem(json.loads(body), 404)["detail"]
+        assert not any(number in detail for number in ports)
+        return detail
+
+    described = json.loads(exchange(herald.api_port, request_bytes("GET", "/openapi.json", {}))[2])
+    paths = set(described["paths"]) - {"/v1/stream"} | {"/openapi.json"}
+    for path in paths:
+        path = path.replace("{channel}", "user:alice")
+        for method in ("GET", "POST"):
+            assert (
+                told(herald.port, method, path) == "The API is on another port (HERALD_API_PORT)."
+            )
+    clients = "Clients connect to another port (HERALD_PORT)."
+    assert told(herald.api_port, "GET", "/v1/ws") == clients
+    assert told(herald.api_port, "GET", "/v1/ws", upgrade=True) == clients
+    assert told(herald.api_port, "GET", "/v1/stream?topics=a") == clients
+    assert told(herald.api_port, "GET", "/v1/event").endswith("/openapi.json says what there is.")
+    assert told(herald.port, "GET", "/") == "There is nothing here but /v1/ws and /v1/stream."
+    for port in (herald.port, herald.api_port):
+        assert told(port, "GET", "/ws", upgrade=True).endswith("it is at /v1/ws.")
+
+
+def test_wrong_path_or_method_is_told_where_to_look(herald: Herald) -> None:
+    for path in ("/", "/v1/event", "/v1/events/", "/v1/channels/user:alice", "/health"):
+        status, _, body = exchange(herald.port, request_bytes("GET", path, {}))
+        detail = check_problem(json.loads(body), status)["detail"]
+        assert (status, detail) == (
+            404,
+            "There is nothing here; /openapi.json says what there is.",
+        )
+    status, headers, body = exchange(herald.port, request_bytes("GET", "/v1/events", {}))
+    assert (status, headers["allow"]) == (405, "POST")
+    detail = check_problem(json.loads(body), 405)["detail"]
+    assert detail == "GET is not allowed here; POST is."
+
+
 async def test_other_path_is_no_websocket(herald: Herald) -> None:
     with pytest.raises(InvalidStatus) as caught:
         await connect(herald.ws_url + "/x", proxy=None)
