@@ -1,10 +1,17 @@
 """A FastAPI backend that publishes to its users and gives their pages tokens for Herald.
 
-Run it beside a Herald (`make run` prints the key and the secret):
+Run it beside a Herald (`make run` prints the key and the secret), in the repository's root:
 
     export HERALD_URL=http://127.0.0.1:8000 HERALD_API_KEY=… HERALD_JWT_SECRET=…
-    pip install fastapi uvicorn itsdangerous pyjwt herald-client
+    pip install fastapi uvicorn itsdangerous pyjwt ./clients/python
     uvicorn --app-dir examples fastapi_app:app --port 8080
+
+and order, in another terminal:
+
+    json='Content-Type: application/json'
+    curl -c cookies -H "$json" -d '{"user":"alice"}' http://127.0.0.1:8080/login
+    curl -b cookies http://127.0.0.1:8080/herald-token
+    curl -b cookies -H "$json" -d '{"product":"tea"}' http://127.0.0.1:8080/orders
 """
 
 from __future__ import annotations

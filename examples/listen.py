@@ -19,6 +19,7 @@ from urllib.parse import urlencode
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
+USAGE = "Usage: python examples/listen.py ws://127.0.0.1:8000/v1/ws TOKEN positions.json [topic …]"
 STAY_AWAY = {1000, 1002, 1003, 1007, 1008, 1009, 3000, 3003}
 """Close codes after which the same attempt would end the same way; 3000: with this token."""
 
@@ -98,17 +99,26 @@ class Listener:
                 if clock() - began > 5.0:
                     failures = 0
             except InvalidStatus as refused:
-                if refused.response.status_code in (400, 401, 403):
-                    print(f"refused: {refused.response.body!r}", file=sys.stderr)
+                status, body = refused.response.status_code, refused.response.body or b""
+                print(f"refused: {status} {body.decode(errors='replace')}", file=sys.stderr)
+                if status in (400, 401, 403, 404):
                     return 1
-            except (OSError, InvalidHandshake):
-                pass  # it restarts, or the network is away
+            except (OSError, InvalidHandshake) as failure:  # it restarts, or the network is away
+                print(f"not connected, trying again: {failure}", file=sys.stderr)
             bound = min(15.0, 0.25 * 2 ** min(failures, 10))  # hours of them would overflow
             failures += 1
             await asyncio.sleep(self.pause + random.uniform(0, bound))
             self.pause = 0.0
 
 
+def main(arguments: list[str]) -> int:
+    """The program; gives back its exit status."""
+    match arguments:
+        case [url, token, file, *topics] if url.startswith(("ws://", "wss://")):
+            return asyncio.run(Listener(url, token, Path(file), topics).listen())
+    print(USAGE, file=sys.stderr)
+    return 2
+
+
 if __name__ == "__main__":
-    url, token, file, *topics = sys.argv[1:]
-    sys.exit(asyncio.run(Listener(url, token, Path(file), topics).listen()))
+    sys.exit(main(sys.argv[1:]))

@@ -7,6 +7,7 @@ import contextlib
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -146,7 +147,36 @@ async def test_fastapi_and_flask(
             if "flask" in arguments:
                 counted = await _next(events)
                 assert (counted.channel, counted.type) == ("topic:news.orders", "order.counted")
+        async with hearing(herald, page, "news.orders") as events:
+            program = "flask_app.py" if "flask" in arguments else "fastapi_app.py"
+            output, answers = await _order(program, page, user, tmp_path)
+            assert answers[0] == {"user": user}, output
+            assert list(answers[1]) == ["token"]
+            event = await _next(events)
+            assert event.data == {**answers[2], "product": "tea"}
     assert "Traceback" not in log.read_text()
+
+
+async def _order(
+    program: str, page: httpx2.AsyncClient, user: str, directory: Path
+) -> tuple[str, list[Any]]:
+    """Orders with the lines that the program's first words give; their output, and its JSON."""
+    text = (EXAMPLES / program).read_text().split('"""')[1].partition("in another terminal")[2]
+    lines = [line[4:] for line in text.splitlines() if line.startswith("    ")]
+    assert any("/orders" in line for line in lines)
+    script = "\n".join(lines).replace("http://127.0.0.1:8080", str(page.base_url).rstrip("/"))
+    done = await asyncio.to_thread(
+        subprocess.run,
+        ["sh", "-c", f"set -e\n{script.replace('alice', user)}".replace("curl ", "curl -sS ")],
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    answers = re.findall(r"\{[^{}]*\}", done.stdout)
+    return done.stdout, [json.loads(answer) for answer in answers]
 
 
 class Shop(NamedTuple):
@@ -219,6 +249,13 @@ async def test_django(herald: Herald, shop: Shop, tmp_path: Path, server: str) -
                 event = await _next(events)
                 assert (event.channel, event.data) == ("all", text)
         assert retained(herald, channel) == [*ordered, event_of_order], "and no yacht"
+        async with hearing(herald, page) as events:
+            output, answers = await _order("django_shop/manage.py", page, shop.user, tmp_path)
+            assert answers[:2] == [{"user": ""}, {"user": shop.user}], output
+            assert list(answers[2]) == ["token"]
+            heard = [(await _next(events)).data for _ in range(2)]  # the order is queued
+            assert {**answers[3], "product": "tea", "price": 3} in heard
+            assert "closed on Monday" in heard
     assert "Traceback" not in log.read_text()
 
 
@@ -244,6 +281,61 @@ async def test_plain_websockets_waits_for_hours(
     with pytest.raises(LookupError):
         await listener.listen()
     assert max(waits) <= 15.0
+
+
+@pytest.mark.parametrize(
+    "arguments", [(), ("ws://127.0.0.1:1/v1/ws",), ("http://127.0.0.1:1/v1/ws", "token", "file")]
+)
+def test_plain_websockets_says_how_it_is_called(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / "listen.py"), *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        "Usage: python examples/listen.py ws://127.0.0.1:8000/v1/ws TOKEN"
+    )
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_plain_websockets_says_what_is_wrong_with_its_url_or_token(
+    herald: Herald, tmp_path: Path
+) -> None:
+    for url, token, words in (
+        (herald.ws_url.removesuffix("/v1/ws"), mint(), "refused: 404"),
+        (f"{herald.ws_url.removesuffix('/v1/ws')}/v1/ws", KEY, "refused: 401"),
+    ):
+        done = subprocess.run(
+            [sys.executable, str(EXAMPLES / "listen.py"), url, token, "positions.json"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        assert (done.returncode, done.stderr[: len(words)]) == (1, words)
+
+
+@pytest.mark.parametrize(
+    ("program", "client"),
+    [
+        ("fastapi_app.py", "./clients/python"),
+        ("flask_app.py", "./clients/python"),
+        ("django_shop/manage.py", "../../clients/python"),
+    ],
+)
+def test_client_is_installed_from_where_it_is(program: str, client: str) -> None:
+    """It is in no registry: its name alone would fail, or be somebody else's one day."""
+    (line,) = re.findall(r"pip install (.*)", (EXAMPLES / program).read_text())
+    assert client in line.split()
+    assert "herald-client" not in line
+    folder = EXAMPLES / "django_shop" if "django" in program else EXAMPLES.parent
+    assert (folder / client / "pyproject.toml").is_file()
 
 
 async def test_plain_websockets(fragile: Fragile, user: str, tmp_path: Path) -> None:

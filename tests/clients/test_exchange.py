@@ -133,7 +133,8 @@ def test_what_will_not_pass_is_raised_at_once(status: int, kind: type[RequestFai
     assert raised.value.detail == f"It is {status}."
     assert raised.value.id == "i"
     assert raised.value.attempts == 1
-    assert str(raised.value) == f"{status}: It is {status}."
+    hint = " Is the URL right?" if status == 404 else ""
+    assert str(raised.value) == f"{status}: It is {status}.{hint}"
 
 
 @pytest.mark.parametrize(

@@ -156,6 +156,13 @@ def test_nothing_is_named_that_lies_on_another_host() -> None:
             assert urls <= {"http://www.w3.org/2000/svg"}, (file.name, urls)
 
 
+def test_code_to_copy_reads_tokens_as_the_examples_answer_them() -> None:
+    snippets = (FOLDER / "snippets.js").read_text()
+    assert ".json()).token" in snippets
+    assert ".text()" not in snippets
+    assert "response.ok" in snippets
+
+
 @pytest.mark.parametrize(
     "path",
     [

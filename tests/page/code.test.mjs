@@ -83,12 +83,47 @@ for (const times of [1, 3]) {
   }
 }
 
-test("what listens in code hears what its pane hears", async () => {
-  const { page, pane, close } = await openPage(browser, dev);
+/** Puts the client where `import` finds it. */
+async function installClient() {
   const module = join(folder, "node_modules/herald-client");
   await mkdir(module, { recursive: true });
   await copyFile(join(ROOT, "service/edge/playground/herald-client.js"), join(module, "index.js"));
   await writeFile(join(module, "package.json"), '{"type":"module","main":"index.js"}');
+}
+
+test("the page of the publish form's JavaScript asks a backend for a token as the examples answer it", async () => {
+  const { page, pane, close } = await openPage(browser, dev);
+  await installClient();
+  await pane().connect({ user: "reader", topics: "art" });
+  await pane().root.getByText("Listen in code").click();
+  const listening = await copied(page, pane().root.locator("[data-code]"), "JavaScript");
+  const [, token] = /token: "([^"]+)"/.exec(listening);
+  await page.locator(".more summary").click();
+  await page.locator("#to").fill("topic:art");
+  await page.locator("#type").fill("for.pages");
+  const text = await copied(page, page.locator("#publish-code"), "JavaScript");
+  // The backend fails at first, and then has a token.
+  const backend = `
+    const answers = [new Response('{"detail":"No."}', { status: 500 }), Response.json({ token: ${JSON.stringify(token)} })];
+    const real = fetch;
+    globalThis.fetch = async (url, how) => (url === "/herald-token" ? answers.shift() : real(url, how));`;
+  const { output, stop } = listen(process.execPath, ["--input-type=module", "-e", `${backend}\n${text}`]);
+  try {
+    await eventually(async () => {
+      await publish(page, { to: "topic:art", type: "for.pages", data: '"heard"' });
+      await new Promise((done) => setTimeout(done, 200));
+      return /^heard$/m.test(output());
+    }, `it heard: ${output()}`);
+    assert.match(output(), /token\(\) failed: \/herald-token: 500/);
+  } finally {
+    stop();
+  }
+  await close();
+});
+
+test("what listens in code hears what its pane hears", async () => {
+  const { page, pane, close } = await openPage(browser, dev);
+  await installClient();
   await pane().connect({ user: "listener", topics: "news, art" });
   await pane().root.getByText("Listen in code").click();
   const code = pane().root.locator("[data-code]");

@@ -21,9 +21,12 @@ import { Timers } from "./timers.js";
 import { askToken, readClaims, type Claims, type Token, type TokenSource } from "./token.js";
 
 export interface ConnectionOptions {
+  /** The server's address: the name of what tabs share, too. */
+  name: string;
   clock: Clock;
   topics: Iterable<string>;
-  token: TokenSource;
+  /** Left out: a cookie speaks for the user. */
+  token: TokenSource | undefined;
   ladder: Ladder;
   /** Opens a link; `wanted` tells at any time what is to be asked for. */
   open(transport: TransportName, listener: LinkListener, wanted: Wanted): Link;
@@ -43,6 +46,8 @@ const ABOUT_CHANNELS = new Set<ServerMessage["type"]>(["welcome", "subscribed", 
 const AT_ONCE = 4000;
 /** Milliseconds after it was given in which a token is not asked for again, whatever it says. */
 const TOKEN_FRESH = 1000;
+/** The loss at which the other transport has been tried as well. */
+const TOLD_AT = 2;
 /** Seconds. */
 const A_MINUTE = 60;
 
@@ -70,6 +75,8 @@ export class Connection implements Feed {
   #answeredAt = 0;
   /** Seconds that the server's clock is ahead of ours, where that is known. */
   #skew = 0;
+  /** So many losses more, and that it cannot connect is told; 0 once that was, or it was live. */
+  #untold = TOLD_AT;
   /** How the last link ended. */
   #loss = { code: LOST, reason: "" };
 
@@ -191,7 +198,7 @@ export class Connection implements Feed {
       this.#timers.start(timer, milliseconds, then);
       return () => this.#timers.stop(timer);
     };
-    let token: Token;
+    let token: Token | undefined;
     try {
       token = await askToken(source, { after });
       this.#answeredAt = clock.elapsed();
@@ -238,6 +245,7 @@ export class Connection implements Feed {
       return this.#options.open(transport, listener, this.#protocol);
     } catch (cause) {
       // A page's security policy may forbid it.
+      this.#untold = 0;
       this.#listener.failed(new HeraldError("transport", `${transport}: ${cause}`, { cause }));
       return undefined;
     }
@@ -268,6 +276,7 @@ export class Connection implements Feed {
 
   #welcomed(message: ServerMessage & { type: "welcome" }): void {
     this.#user = message.user;
+    this.#untold = 0;
     this.#timers.stop("welcome");
     this.#liveSince = this.#options.clock.elapsed();
     this.#watchSilence(message.heartbeat);
@@ -319,6 +328,13 @@ export class Connection implements Feed {
     const lasted = this.#protocol.state === "live" ? (clock.elapsed() - this.#liveSince) / 1000 : 0;
     this.#loss = { code, reason };
     this.#stopTimers();
+    if (code === LOST && this.#untold > 0 && --this.#untold === 0) {
+      // Later on the network may fail; but an address that is wrong never was right.
+      const address = this.#options.name.replace(/^ws(.*)\/v1\/ws.*/, "http$1");
+      const said = reason.trim() || "no connection";
+      const message = `Cannot connect to ${address}, and goes on trying: ${said}`;
+      this.#listener.failed(new HeraldError("network", message));
+    }
     this.#do(this.#protocol.lost({ code, lasted }), why);
     this.#settle();
   }
@@ -440,7 +456,9 @@ export class Connection implements Feed {
     const byServer = why === "refused" || why === "unauthorized";
     this.#setState({ name: "closed", why, ...(byServer && { code, reason }) });
     if (byServer) {
-      const said = why === "refused" ? "The server refuses" : "The server refused token after token";
+      let said = "The server refused token after token";
+      if (this.#options.token === undefined) said = "There is no option token, and no cookie that counts";
+      if (why === "refused") said = "The server refuses";
       const hint = code === UNAUTHORIZED || code === 3003 ? "" : " (docs/protocol.md, Close codes)";
       this.#listener.failed(new HeraldError(why, `${said}: ${code} ${reason}${hint}`));
     }

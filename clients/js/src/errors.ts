@@ -4,6 +4,8 @@
  * `code` is a word:
  * - the server's own (docs/protocol.md: `forbidden`, `too_many_subscriptions` …),
  * - `token`: `token()` failed; it is asked again,
+ * - `network`: the server could not be reached, and never was; told once, it is tried again,
+ * - `gap`: events may be missing, and there is no `onGap` handler,
  * - `transport`: a connection cannot even be tried, because the page's security policy forbids it,
  * - `handler`: a handler threw; the event counts as dealt with,
  * - `storage`: positions cannot be stored; they are kept in memory,

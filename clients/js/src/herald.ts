@@ -9,7 +9,7 @@ import { Handlers, type Unsubscribe } from "./handlers.js";
 import { Inbox } from "./inbox.js";
 import { Ladder } from "./ladder.js";
 import type { Link } from "./link.js";
-import { channelOf, type ErrorMessage, type EventMessage, type ServerMessage } from "./messages.js";
+import { channelOf, type ErrorMessage, type EventMessage, type GapMessage, type ServerMessage } from "./messages.js";
 import { checkTopic, complete, type HeraldOptions, type Settings } from "./options.js";
 import { watchPage } from "./page.js";
 import { parsePosition, toRecord, type Position } from "./position.js";
@@ -77,7 +77,7 @@ export class Herald implements AsyncIterable<HeraldEvent> {
     this.#endpoints = endpointsOf(url, environment.base);
     const application = {
       event: (message: EventMessage) => this.#event(message),
-      gap: ({ channel, from, to }: Gap) => this.#gaps.call({ channel, from, to }, this.#blame),
+      gap: (message: GapMessage) => this.#gap(message),
       error: (message: ErrorMessage) => this.#refused(message),
     };
     this.#inbox = new Inbox(application, () => this.#store?.changed());
@@ -175,6 +175,14 @@ export class Herald implements AsyncIterable<HeraldEvent> {
     return waits.length ? Promise.all(waits) : undefined;
   }
 
+  #gap({ channel, from, to }: GapMessage): Promise<unknown> | undefined {
+    if (this.#gaps.empty) {
+      const message = `Events of ${channel} may be missing, and there is no onGap handler to load afresh`;
+      this.#failed(new HeraldError("gap", message, { channel }));
+    }
+    return this.#gaps.call({ channel, from, to }, this.#blame);
+  }
+
   #refused({ code, message, channel }: ErrorMessage): void {
     const isOver = isFinal(code) || code === NOT_SUBSCRIBED;
     if (isOver && channel !== undefined) this.#inbox.forget(channel);
@@ -211,6 +219,7 @@ export class Herald implements AsyncIterable<HeraldEvent> {
     const { topics, token, timeout, transports, shared, user } = this.#settings;
     const { clock, locks, BroadcastChannel, page } = this.#environment;
     const options = {
+      name: this.#endpoints.websocket,
       clock,
       topics,
       token,
@@ -223,8 +232,7 @@ export class Herald implements AsyncIterable<HeraldEvent> {
       failed: (error: HeraldError) => this.#failed(error),
     };
     if (shared && locks && BroadcastChannel) {
-      const name = this.#endpoints.websocket;
-      return new Tabs({ ...options, locks, BroadcastChannel, name, user }, {
+      return new Tabs({ ...options, locks, BroadcastChannel, user }, {
         ...shown,
         deliver: (message, after) => this.#inbox.take(message, after),
         positions: () => this.#inbox.held,

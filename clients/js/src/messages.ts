@@ -126,6 +126,12 @@ export function isTopic(name: unknown): name is string {
   return typeof name === "string" && TOPIC.test(name);
 }
 
+/** Whether a channel may have this name. */
+export function isChannel(name: string): boolean {
+  const topic = topicOf(name);
+  return topic === undefined ? /^(?:all|user:\P{Cc}{1,255})$/u.test(name) : isTopic(topic);
+}
+
 /** The channel of a topic. */
 export function channelOf(topic: string): string {
   return TOPIC_CHANNEL + topic;

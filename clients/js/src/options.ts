@@ -1,7 +1,7 @@
 /** What `connect` takes. */
 
 import type { TransportName } from "./link.js";
-import { isTopic } from "./messages.js";
+import { isChannel, isTopic } from "./messages.js";
 import { fromRecord, type Positions } from "./position.js";
 import type { StorageLike } from "./storage.js";
 import { checkToken, type TokenSource } from "./token.js";
@@ -11,7 +11,8 @@ export interface HeraldOptions {
   /**
    * The user's JWT, or a function that gives one, at once or as a promise: called before the first
    * attempt, before a token expires, and when one was refused. null: nobody is logged in, and the
-   * connection is closed. Left out: the cookie `herald_token` speaks for the user.
+   * connection is closed. It throws where it fails, and is asked again later; `undefined` counts as
+   * that. Left out: the cookie `herald_token` speaks for the user.
    */
   token?: TokenSource;
   /** Topics to join beside those that the token names. */
@@ -40,7 +41,7 @@ export interface HeraldOptions {
 
 /** Options that are complete, and checked in form. */
 export interface Settings {
-  token: TokenSource;
+  token: TokenSource | undefined;
   topics: string[];
   positions: Positions;
   storage: HeraldOptions["storage"];
@@ -53,6 +54,20 @@ export interface Settings {
   parse: (text: string) => unknown;
 }
 
+const NAMES = Object.keys({
+  token: 0,
+  topics: 0,
+  positions: 0,
+  storage: 0,
+  shared: 0,
+  transports: 0,
+  WebSocket: 0,
+  fetch: 0,
+  user: 0,
+  buffer: 0,
+  timeout: 0,
+  parse: 0,
+} satisfies Record<keyof HeraldOptions, 0>);
 const TRANSPORTS: readonly TransportName[] = ["websocket", "sse"];
 
 /** Throws where a topic can have no such name. */
@@ -69,11 +84,12 @@ export function checkTopic(name: unknown): string {
  * @throws {Error} where no transport is left.
  */
 export function complete(options: HeraldOptions, possible: Record<TransportName, boolean>): Settings {
+  checkNames(options);
   const { token, storage } = options;
   return {
-    token: typeof token === "function" ? token : checkToken(token),
+    token: token === undefined || typeof token === "function" ? token : checkToken(token),
     topics: [...new Set(checkList("topics", options.topics))].map(checkTopic),
-    positions: fromRecord(options.positions),
+    positions: checkChannels(fromRecord(options.positions)),
     storage: checkStorage(storage),
     shared: options.shared ?? false,
     transports: chooseTransports(checkList("transports", options.transports), possible),
@@ -84,9 +100,43 @@ export function complete(options: HeraldOptions, possible: Record<TransportName,
   };
 }
 
+/** What was misspelt would be passed over in silence. */
+function checkNames(options: HeraldOptions): void {
+  if (typeof options !== "object" || options === null) throw new TypeError("The options are an object, as { token }");
+  for (const name of Object.keys(options)) {
+    if (NAMES.includes(name)) continue;
+    const far = (known: string): number => distance(name.toLowerCase(), known.toLowerCase());
+    const near = NAMES.reduce((best, known) => (far(known) < far(best) ? known : best));
+    const hint = far(near) < Math.min(3, name.length - 1) ? `: did you mean ${near}?` : "";
+    throw new TypeError(`connect has no option ${name}${hint}`);
+  }
+}
+
+/** How many letters must be put in, taken out or replaced to make one word of the other. */
+function distance(word: string, other: string): number {
+  let row = [...Array(other.length + 1).keys()];
+  for (const [number, letter] of [...word].entries()) {
+    const next = [number + 1];
+    for (let at = 0; at < other.length; at++) {
+      next.push(Math.min(row[at]! + +(letter !== other[at]), row[at + 1]! + 1, next[at]! + 1));
+    }
+    row = next;
+  }
+  return row.at(-1)!;
+}
+
 function checkNumber(name: string, value: number): number {
   if (value > 0) return value;
   throw new TypeError(`The option ${name} is a number above 0, not ${value}`);
+}
+
+/** The server would refuse all that is asked for, again and again. */
+function checkChannels(positions: Positions): Positions {
+  for (const name of positions.keys()) {
+    if (isChannel(name)) continue;
+    throw new TypeError(`Not a channel: ${JSON.stringify(name)} (as user:alice, topic:news or all)`);
+  }
+  return positions;
 }
 
 /** A text would be taken for a list of letters. */

@@ -29,6 +29,13 @@ const CODES = new Map([
   [429, 4101],
   [503, 1013],
 ]);
+/** The media type in which Herald says what is wrong: RFC 9457. */
+const PROBLEM = "application/problem+json";
+/** Bytes, and milliseconds, in which it must have said so. */
+const PROBLEM_LIMIT = 16_384;
+const PROBLEM_TIMEOUT = 2000;
+/** Characters of it that are told. */
+const DETAIL_LIMIT = 500;
 const TRY_AGAIN = 1013;
 const TOO_MANY = 4101;
 
@@ -104,7 +111,7 @@ class Stream implements Link {
     this.#reading = reading;
     this.#stream(reading.signal).then(
       ([code, reason]) => this.#ended(reading, code, reason),
-      (error: unknown) => this.#ended(reading, LOST, String(error)),
+      (error: unknown) => this.#ended(reading, LOST, tell(error)),
     );
   }
 
@@ -126,8 +133,8 @@ class Stream implements Link {
     });
     const isStream = response.headers.get("content-type")?.startsWith("text/event-stream");
     if (!response.ok || !response.body || !isStream) {
-      response.body?.cancel().catch(() => {});
-      return this.#refused(response);
+      const detail = await this.#readDetail(response);
+      return signal.aborted ? [LOST, ""] : this.#refused(response, detail);
     }
     const { parse } = this.#options;
     const parser = new EventStreamParser();
@@ -152,12 +159,11 @@ class Stream implements Link {
     }
   }
 
-  #refused(response: Response): [number, string] {
-    const reason = `HTTP ${response.status}`;
+  #refused(response: Response, detail: string): [number, string] {
+    const reason = `HTTP ${response.status}${detail && `: ${detail}`}`;
     let code = CODES.get(response.status) ?? LOST;
     // What is between may say such a thing as well: that is a network that fails.
-    const isHerald = response.headers.get("content-type")?.startsWith("application/problem+json");
-    if (!isHerald && advise(code) === "stay") code = LOST;
+    if (!isProblem(response) && advise(code) === "stay") code = LOST;
     // Herald may not have noticed yet that the stream before has ended.
     if (code === TOO_MANY && this.#welcomed) return [TRY_AGAIN, reason];
     const seconds = Number(response.headers.get("retry-after"));
@@ -165,6 +171,33 @@ class Stream implements Link {
       this.#listener.said({ type: "reconnect", after_ms: seconds * 1000 });
     }
     return [code, reason];
+  }
+
+  /** What a problem document says is wrong; empty where there is none that can be read. */
+  async #readDetail(response: Response): Promise<string> {
+    const reader = response.body?.getReader();
+    if (!reader) return "";
+    const give = (): void => void reader.cancel().catch(() => {});
+    const stop = this.#options.clock.after(PROBLEM_TIMEOUT, give);
+    try {
+      const decoder = new TextDecoder();
+      let text = "";
+      for (let size = 0; isProblem(response) && size <= PROBLEM_LIMIT; ) {
+        const { done, value } = await reader.read();
+        if (done) {
+          const { detail } = JSON.parse(text) as { detail?: unknown };
+          return typeof detail === "string" ? detail.slice(0, DETAIL_LIMIT) : "";
+        }
+        size += value.length;
+        text += decoder.decode(value, { stream: true });
+      }
+    } catch {
+      // It was cut off, or is no such document.
+    } finally {
+      stop();
+      give();
+    }
+    return "";
   }
 
   #url(): string {
@@ -176,4 +209,14 @@ class Stream implements Link {
     }
     return url.href;
   }
+}
+
+function isProblem(response: Response): boolean {
+  return !!response.headers.get("content-type")?.startsWith(PROBLEM);
+}
+
+/** Node says what was wrong in the cause only. */
+function tell(error: unknown): string {
+  const { cause } = error as { cause?: unknown };
+  return cause instanceof Error ? `${error}: ${cause.message || cause.name}` : String(error);
 }

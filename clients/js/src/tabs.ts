@@ -44,8 +44,6 @@ export interface Tab extends FeedListener {
 export interface TabsOptions extends Omit<ConnectionOptions, "gate"> {
   locks: Locks;
   BroadcastChannel: new (name: string) => Broadcast;
-  /** The name of what is shared: the server's address. */
-  name: string;
   /** Where the token does not say. */
   user: string | undefined;
 }

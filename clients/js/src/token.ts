@@ -2,8 +2,8 @@
 
 import type { Clock } from "./clock.js";
 
-/** A token, or null where nobody is logged in; undefined where a cookie speaks for the user. */
-export type Token = string | null | undefined;
+/** A token, or null where nobody is logged in. */
+export type Token = string | null;
 
 /** What the application gives: a token, or how to get one. */
 export type TokenSource = Token | (() => Token | Promise<Token>);
@@ -26,15 +26,23 @@ const FORM = /^[\w.~+/=-]+$/;
 
 /** Gives back the token; throws where that can be none. */
 export function checkToken(token: unknown): Token {
-  if (token === null || token === undefined) return token;
+  if (token === null) return token;
   const text = typeof token === "string" ? token.trim() : "";
   if (FORM.test(text)) return text;
-  const said = typeof token === "string" ? JSON.stringify(text.slice(0, 50)) : typeof token;
+  let said: string = typeof token;
+  if (typeof token === "string") said = JSON.stringify(text.slice(0, 50));
+  if (token instanceof Promise) said = "a promise: give the function itself";
   throw new TypeError(`A token is a JWT, or null where nobody is logged in, not ${said}`);
 }
 
-/** Asks for a token. Rejects where the application fails, or takes longer than 30 seconds. */
-export async function askToken(source: TokenSource, clock: Pick<Clock, "after">): Promise<Token> {
+/**
+ * Asks for a token; `undefined`: there is no source, because a cookie speaks for the user. Rejects
+ * where the application fails, gives what is none, or takes longer than 30 seconds.
+ */
+export async function askToken(
+  source: TokenSource | undefined,
+  clock: Pick<Clock, "after">,
+): Promise<Token | undefined> {
   if (typeof source !== "function") return source;
   let stop = (): void => {};
   const timeout = new Promise<never>((_, reject) => {
@@ -49,7 +57,7 @@ export async function askToken(source: TokenSource, clock: Pick<Clock, "after">)
 }
 
 /** Reads a JWT; what is none claims nothing. */
-export function readClaims(token: Token): Claims {
+export function readClaims(token: Token | undefined): Claims {
   const claims: Claims = { topics: [] };
   try {
     const body = token!.split(".")[1]!.replace(/-/g, "+").replace(/_/g, "/");

@@ -38,9 +38,11 @@ export function openWebSocket(
     if (message) listener.said(message);
     else listener.babbled(String(data));
   };
-  socket.onclose = ({ code, reason }) => listener.closed(code ?? LOST, String(reason ?? ""));
-  // `close` follows. `ws` ends the process where nobody listens for errors.
-  socket.onerror = () => {};
+  let error = "";
+  socket.onclose = ({ code, reason }) => listener.closed(code ?? LOST, String(reason || error));
+  // `close` follows. `ws` ends the process where nobody listens for errors, and says what is wrong;
+  // browsers do not.
+  socket.onerror = (event) => void (error = String(event?.message ?? ""));
   return {
     send,
     close(dead) {

@@ -75,7 +75,10 @@ class RequestFailed(HeraldError):
         id: str | None = None,
         attempts: int = 1,
     ) -> None:
-        super().__init__(detail if status is None else f"{status}: {detail}")
+        text = detail if status is None else f"{status}: {detail}"
+        if status == 404:  # no request of ours is about something that could be missing
+            text = f"{text.rstrip('.')}. Is the URL right?"
+        super().__init__(text)
         self.id = id
         self.status = status
         self.detail = detail
@@ -162,6 +165,11 @@ class SubscriptionEnded(HeraldError):
     """A subscription cannot go on: a person or a program change is needed."""
 
 
+def _clause(reason: str) -> str:
+    """The server's words within a sentence of ours, which has a full stop of its own."""
+    return reason.rstrip(".") or "no reason given"
+
+
 class ConnectionRefused(SubscriptionEnded):
     """The server closed with a code that says: stay away.
 
@@ -171,7 +179,7 @@ class ConnectionRefused(SubscriptionEnded):
     """
 
     def __init__(self, code: int, reason: str) -> None:
-        super().__init__(f"The server closed with {code} ({reason or 'no reason given'}).")
+        super().__init__(f"The server closed with {code} ({_clause(reason)}).")
         self.code = code
         self.reason = reason
 
@@ -184,7 +192,7 @@ class TokenRefused(SubscriptionEnded):
     """
 
     def __init__(self, reason: str) -> None:
-        super().__init__(f"The token was refused again and again: {reason or 'no reason given'}.")
+        super().__init__(f"The token was refused again and again: {_clause(reason)}.")
         self.reason = reason
 
 

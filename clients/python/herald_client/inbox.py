@@ -8,6 +8,7 @@ looks again after it was woken, so it may be woken once too often, but never too
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -24,6 +25,26 @@ class Moved(NamedTuple):
     left: Sequence[str]
 
 
+class Turn:
+    """One loop at a time: each of two would miss what the other gets.
+
+    Raises:
+        RuntimeError: on entering, where another one waits.
+    """
+
+    __slots__ = ("_lock",)
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(blocking=False):
+            raise RuntimeError("Two loops wait for one subscription: make one for each.")
+
+    def __exit__(self, *raised: object) -> None:
+        self._lock.release()
+
+
 class Inbox:
     """A queue with room for `limit` events and gaps.
 
@@ -31,12 +52,14 @@ class Inbox:
         wake_reader: called when something was put, or the end came.
         wake_writer: called when there is room again.
         positions: where the application stands, by channel.
+        turn: entered by who wants the next item.
     """
 
     def __init__(self, limit: int, positions: Mapping[str, str]) -> None:
         self.wake_reader: Callable[[], None] = _nothing
         self.wake_writer: Callable[[], None] = _nothing
         self.positions = dict(positions)
+        self.turn = Turn()
         self.ended = False
         self._limit = limit
         self._dropped = False

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, WebSocketException
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.typing import Subprotocol
 
 from herald_client.errors import ConnectionRefused, LoggedOut, SubscriptionEnded, TokenRefused
@@ -183,6 +183,8 @@ class Runner:
             )
         except (OSError, EOFError, WebSocketException) as error:
             reason = f"cannot connect: {error or type(error).__name__}"
+            if isinstance(error, InvalidStatus) and error.response.status_code == 404:
+                reason += "; is the URL right?"
             logger.warning("%s", reason)
             await self._apply(self._protocol.lost(_LOST, reason, 0.0))
             return

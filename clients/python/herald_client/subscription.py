@@ -11,14 +11,28 @@ import os
 import ssl as _ssl
 import threading
 import weakref
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
+from difflib import get_close_matches
 from types import TracebackType
-from typing import Any, Generic, Literal, Self, TypedDict, TypeVar, Unpack, cast, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    Literal,
+    NoReturn,
+    Self,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    cast,
+    overload,
+)
 
 from herald_client.callbacks import check_plain
 from herald_client.errors import ConfigurationError
 from herald_client.events import Event, Gap, Loads
 from herald_client.inbox import Inbox, Item
+from herald_client.names import check_channel, check_topic
 from herald_client.protocol import ClientProtocol, State
 from herald_client.runner import AskToken, Runner, RunnerOptions, ServerError, Status
 from herald_client.target import websocket_url
@@ -70,13 +84,17 @@ class _Common(Generic[_T]):
             raise ConfigurationError('`on_gap` is a function that takes a Gap, or "yield".')
         unknown = options.keys() - SubscribeOptions.__annotations__.keys()
         if unknown:
-            raise TypeError(f"subscribe has no option {', '.join(sorted(unknown))}")
+            raise TypeError(_unknown_options(unknown))
         check_plain("on_state", options.get("on_state"))
         check_plain("on_error", options.get("on_error"))
         topics = options.get("topics", ())
-        if isinstance(topics, str) or not all(isinstance(topic, str) for topic in topics):
+        if isinstance(topics, str):
             raise ConfigurationError("`topics` is a list of names.")
+        for topic in topics:
+            check_topic(topic)
         positions = options.get("positions") or {}
+        for channel in positions:
+            check_channel(channel)
         if not all(isinstance(position, str) for position in positions.values()):
             raise ConfigurationError("`positions` has a position, as 0-0, for each channel.")
         try:
@@ -134,6 +152,11 @@ class Subscription(_Common[_T]):
     def __aiter__(self) -> Self:
         return self
 
+    if not TYPE_CHECKING:  # a checker is to say so by itself
+
+        def __iter__(self) -> NoReturn:
+            raise TypeError("Write `async for`; without asyncio, subscribe_sync is for `for`.")
+
     def __anext__(self) -> Coroutine[Any, Any, _T]:
         self._start()
         # Not a method: the traceback of a cancelled task would hold `self`, and so the connection,
@@ -142,10 +165,12 @@ class Subscription(_Common[_T]):
 
     async def subscribe(self, topic: str, position: str | None = None) -> None:
         """Join one more topic, after `position` where one is given, now and at each reconnect."""
+        check_topic(topic)
         await self._runner.subscribe(topic, position)
 
     async def unsubscribe(self, topic: str) -> None:
         """Leave a topic."""
+        check_topic(topic)
         await self._runner.unsubscribe(topic)
 
     async def aclose(self) -> None:
@@ -177,24 +202,25 @@ class Subscription(_Common[_T]):
 
 
 async def _next_item(inbox: Inbox, news: asyncio.Event, on_gap: Any) -> Any:
-    inbox.came_back()
-    while True:
-        item = inbox.first()
-        if item is None:
-            if inbox.is_over():
-                raise StopAsyncIteration
-            news.clear()
-            await news.wait()
-            continue
-        if isinstance(item, Gap) and on_gap is not None:
-            outcome = on_gap(item)
-            if inspect.isawaitable(outcome):
-                await outcome
+    with inbox.turn:
+        inbox.came_back()
+        while True:
+            item = inbox.first()
+            if item is None:
+                if inbox.is_over():
+                    raise StopAsyncIteration
+                news.clear()
+                await news.wait()
+                continue
+            if isinstance(item, Gap) and on_gap is not None:
+                outcome = on_gap(item)
+                if inspect.isawaitable(outcome):
+                    await outcome
+                inbox.take()
+                inbox.came_back()
+                continue
             inbox.take()
-            inbox.came_back()
-            continue
-        inbox.take()
-        return item
+            return item
 
 
 class SyncSubscription(_Common[_T]):
@@ -219,13 +245,20 @@ class SyncSubscription(_Common[_T]):
 
     def __next__(self) -> _T:
         self._start()
+        with self._inbox.turn:
+            item = self._next_item()
+        if item is None:
+            raise StopIteration
+        return cast(_T, item)
+
+    def _next_item(self) -> Item | None:
         inbox = self._inbox
         inbox.came_back()
         while True:
             item = inbox.first()
             if item is None:
                 if inbox.is_over():
-                    raise StopIteration
+                    return None
                 self._news.wait()
                 self._news.clear()
                 continue
@@ -235,14 +268,16 @@ class SyncSubscription(_Common[_T]):
                 inbox.came_back()
                 continue
             inbox.take()
-            return cast(_T, item)
+            return item
 
     def subscribe(self, topic: str, position: str | None = None) -> None:
         """Join one more topic, after `position` where one is given, now and at each reconnect."""
+        check_topic(topic)
         self._do(self._runner.subscribe(topic, position))
 
     def unsubscribe(self, topic: str) -> None:
         """Leave a topic."""
+        check_topic(topic)
         self._do(self._runner.unsubscribe(topic))
 
     def close(self) -> None:
@@ -399,6 +434,13 @@ def subscribe_sync(
     `on_error` in the connection's.
     """
     return SyncSubscription(url, token, on_gap, options)
+
+
+def _unknown_options(names: Iterable[str]) -> str:
+    text = f"subscribe has no option {', '.join(sorted(names))}"
+    known = list(SubscribeOptions.__annotations__)
+    near = [found for name in sorted(names) for found in get_close_matches(name, known, 1)]
+    return f"{text}: did you mean {', '.join(near)}?" if near else text
 
 
 def _asker(token: TokenSource, call: Callable[[Callable[[], Any]], Awaitable[Any]]) -> AskToken:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
@@ -14,6 +15,8 @@ from herald_client.errors import ConfigurationError
 
 URL_VARIABLE = "HERALD_URL"
 KEY_VARIABLE = "HERALD_API_KEY"
+_ENDPOINT = re.compile(r"/v1/(?:events(?:/batch)?|tickets|ws|stream)/*$")
+"""What is copied from a document along with the address; it may stand there, or be left out."""
 _UNREADABLE = "`url` is as {}; the host or the port of this one cannot be read."
 
 
@@ -27,6 +30,9 @@ class Target:
 
 def find_target(url: str | None, key: str | None) -> Target:
     """The publish API as given, or as the environment says.
+
+    A path is the prefix of a reverse proxy; where an endpoint's stands at its end, that is left
+    out. Of a prefix that ends so itself, give the whole URL: `https://h/v1/events/v1/events`.
 
     Raises:
         ConfigurationError: where neither says it, or it makes no sense.
@@ -42,7 +48,7 @@ def find_target(url: str | None, key: str | None) -> Target:
         raise ConfigurationError("`url` has no user, password or query: the key says who you are.")
     if not key.isascii() or not key.isprintable() or " " in key:
         raise ConfigurationError("`key` has characters that no key has.")
-    url = urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/"), "", ""))
+    url = urlunsplit((parts.scheme, parts.netloc, _prefix(parts.path), "", ""))
     try:
         httpx2.URL(url)
     except httpx2.InvalidURL:
@@ -53,6 +59,8 @@ def find_target(url: str | None, key: str | None) -> Target:
 def websocket_url(url: str | None) -> str:
     """The WebSocket's URL for `ws(s)://…` or `http(s)://…`, with or without `/v1/ws`.
 
+    For a path the same holds as for `find_target`.
+
     Raises:
         ConfigurationError: where neither the argument nor the environment says it.
     """
@@ -61,15 +69,16 @@ def websocket_url(url: str | None) -> str:
         raise ConfigurationError(f"Give `url`, as ws://127.0.0.1:8000, or set {URL_VARIABLE}.")
     parts = _split(url, "ws://127.0.0.1:8000", ("ws", "wss", "http", "https"))
     scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
-    path = parts.path.rstrip("/")
-    if not path.endswith("/v1/ws"):
-        path += "/v1/ws"
-    url = urlunsplit((scheme, parts.netloc, path, parts.query, ""))
+    url = urlunsplit((scheme, parts.netloc, _prefix(parts.path) + "/v1/ws", parts.query, ""))
     try:
         parse_uri(url)
     except (InvalidURI, ValueError):
         raise ConfigurationError(_UNREADABLE.format("ws://127.0.0.1:8000")) from None
     return url
+
+
+def _prefix(path: str) -> str:
+    return _ENDPOINT.sub("", path).rstrip("/")
 
 
 def _split(url: str, example: str, schemes: tuple[str, ...]) -> SplitResult:

@@ -66,6 +66,10 @@ var TOPIC_CHANNEL = "topic:";
 function isTopic(name) {
   return typeof name === "string" && TOPIC.test(name);
 }
+function isChannel(name) {
+  const topic = topicOf(name);
+  return topic === void 0 ? /^(?:all|user:\P{Cc}{1,255})$/u.test(name) : isTopic(topic);
+}
 function channelOf(topic) {
   return TOPIC_CHANNEL + topic;
 }
@@ -477,10 +481,12 @@ var Timers = class {
 var ANSWER_TIMEOUT = 3e4;
 var FORM2 = /^[\w.~+/=-]+$/;
 function checkToken(token) {
-  if (token === null || token === void 0) return token;
+  if (token === null) return token;
   const text = typeof token === "string" ? token.trim() : "";
   if (FORM2.test(text)) return text;
-  const said = typeof token === "string" ? JSON.stringify(text.slice(0, 50)) : typeof token;
+  let said = typeof token;
+  if (typeof token === "string") said = JSON.stringify(text.slice(0, 50));
+  if (token instanceof Promise) said = "a promise: give the function itself";
   throw new TypeError(`A token is a JWT, or null where nobody is logged in, not ${said}`);
 }
 async function askToken(source, clock) {
@@ -519,6 +525,7 @@ var PROBE_TIMEOUT = 5e3;
 var ABOUT_CHANNELS = /* @__PURE__ */ new Set(["welcome", "subscribed", "unsubscribed"]);
 var AT_ONCE = 4e3;
 var TOKEN_FRESH = 1e3;
+var TOLD_AT = 2;
 var A_MINUTE = 60;
 var Connection = class {
   #options;
@@ -544,6 +551,8 @@ var Connection = class {
   #answeredAt = 0;
   /** Seconds that the server's clock is ahead of ours, where that is known. */
   #skew = 0;
+  /** So many losses more, and that it cannot connect is told; 0 once that was, or it was live. */
+  #untold = TOLD_AT;
   /** How the last link ended. */
   #loss = { code: LOST, reason: "" };
   constructor(options, listener) {
@@ -687,6 +696,7 @@ var Connection = class {
     try {
       return this.#options.open(transport, listener, this.#protocol);
     } catch (cause) {
+      this.#untold = 0;
       this.#listener.failed(new HeraldError("transport", `${transport}: ${cause}`, { cause }));
       return void 0;
     }
@@ -713,6 +723,7 @@ var Connection = class {
   }
   #welcomed(message) {
     this.#user = message.user;
+    this.#untold = 0;
     this.#timers.stop("welcome");
     this.#liveSince = this.#options.clock.elapsed();
     this.#watchSilence(message.heartbeat);
@@ -757,6 +768,12 @@ var Connection = class {
     const lasted = this.#protocol.state === "live" ? (clock.elapsed() - this.#liveSince) / 1e3 : 0;
     this.#loss = { code, reason };
     this.#stopTimers();
+    if (code === LOST && this.#untold > 0 && --this.#untold === 0) {
+      const address = this.#options.name.replace(/^ws(.*)\/v1\/ws.*/, "http$1");
+      const said = reason.trim() || "no connection";
+      const message = `Cannot connect to ${address}, and goes on trying: ${said}`;
+      this.#listener.failed(new HeraldError("network", message));
+    }
     this.#do(this.#protocol.lost({ code, lasted }), why);
     this.#settle();
   }
@@ -867,7 +884,9 @@ var Connection = class {
     const byServer = why === "refused" || why === "unauthorized";
     this.#setState({ name: "closed", why, ...byServer && { code, reason } });
     if (byServer) {
-      const said = why === "refused" ? "The server refuses" : "The server refused token after token";
+      let said = "The server refused token after token";
+      if (this.#options.token === void 0) said = "There is no option token, and no cookie that counts";
+      if (why === "refused") said = "The server refuses";
       const hint = code === UNAUTHORIZED || code === 3003 ? "" : " (docs/protocol.md, Close codes)";
       this.#listener.failed(new HeraldError(why, `${said}: ${code} ${reason}${hint}`));
     }
@@ -887,13 +906,22 @@ var Connection = class {
 
 // src/endpoints.ts
 function endpointsOf(url, base) {
-  if (typeof url !== "string" && !(url instanceof URL)) throw new TypeError(`Not an address: ${url}`);
-  const read = new URL(url, base);
-  const scheme = /^(?:http|ws)(s?):$/.exec(read.protocol);
-  if (!scheme) throw new TypeError(`Not an address of ws, wss, http or https: ${url}`);
-  const root = read.pathname.replace(/\/v1\/(?:ws|stream)\/?$|\/+$/, "");
+  const read = readUrl(url, base);
+  const scheme = /^(?:http|ws)(s?):$/.exec(read?.protocol ?? "");
+  if (!read || !scheme) {
+    throw new TypeError(`Not an address: ${JSON.stringify(url)} (as https://herald.example)`);
+  }
+  const root = read.pathname.replace(/\/v1\/(?:ws|stream|events)\/?$|\/+$/, "");
   const at = (kind, path) => `${kind}${scheme[1]}://${read.host}${root}${path}${read.search}`;
   return { websocket: at("ws", "/v1/ws"), sse: at("http", "/v1/stream") };
+}
+function readUrl(url, base) {
+  if (typeof url !== "string" ? !(url instanceof URL) : /^[^/?#]+:\d/.test(url)) return void 0;
+  try {
+    return new URL(url, base);
+  } catch {
+    return void 0;
+  }
 }
 
 // src/clock.ts
@@ -1165,6 +1193,20 @@ var Ladder = class {
 };
 
 // src/options.ts
+var NAMES = Object.keys({
+  token: 0,
+  topics: 0,
+  positions: 0,
+  storage: 0,
+  shared: 0,
+  transports: 0,
+  WebSocket: 0,
+  fetch: 0,
+  user: 0,
+  buffer: 0,
+  timeout: 0,
+  parse: 0
+});
 var TRANSPORTS = ["websocket", "sse"];
 function checkTopic(name) {
   if (isTopic(name)) return name;
@@ -1172,11 +1214,12 @@ function checkTopic(name) {
   throw new TypeError(`Not a topic's name: ${JSON.stringify(name)} (${form})`);
 }
 function complete(options, possible) {
+  checkNames(options);
   const { token, storage } = options;
   return {
-    token: typeof token === "function" ? token : checkToken(token),
+    token: token === void 0 || typeof token === "function" ? token : checkToken(token),
     topics: [...new Set(checkList("topics", options.topics))].map(checkTopic),
-    positions: fromRecord(options.positions),
+    positions: checkChannels(fromRecord(options.positions)),
     storage: checkStorage(storage),
     shared: options.shared ?? false,
     transports: chooseTransports(checkList("transports", options.transports), possible),
@@ -1186,9 +1229,37 @@ function complete(options, possible) {
     parse: options.parse ?? JSON.parse
   };
 }
+function checkNames(options) {
+  if (typeof options !== "object" || options === null) throw new TypeError("The options are an object, as { token }");
+  for (const name of Object.keys(options)) {
+    if (NAMES.includes(name)) continue;
+    const far = (known) => distance(name.toLowerCase(), known.toLowerCase());
+    const near = NAMES.reduce((best, known) => far(known) < far(best) ? known : best);
+    const hint = far(near) < Math.min(3, name.length - 1) ? `: did you mean ${near}?` : "";
+    throw new TypeError(`connect has no option ${name}${hint}`);
+  }
+}
+function distance(word, other) {
+  let row = [...Array(other.length + 1).keys()];
+  for (const [number, letter] of [...word].entries()) {
+    const next = [number + 1];
+    for (let at = 0; at < other.length; at++) {
+      next.push(Math.min(row[at] + +(letter !== other[at]), row[at + 1] + 1, next[at] + 1));
+    }
+    row = next;
+  }
+  return row.at(-1);
+}
 function checkNumber(name, value) {
   if (value > 0) return value;
   throw new TypeError(`The option ${name} is a number above 0, not ${value}`);
+}
+function checkChannels(positions) {
+  for (const name of positions.keys()) {
+    if (isChannel(name)) continue;
+    throw new TypeError(`Not a channel: ${JSON.stringify(name)} (as user:alice, topic:news or all)`);
+  }
+  return positions;
 }
 function checkList(name, list) {
   if (list === void 0 || Array.isArray(list)) return list;
@@ -1365,6 +1436,10 @@ var CODES = /* @__PURE__ */ new Map([
   [429, 4101],
   [503, 1013]
 ]);
+var PROBLEM = "application/problem+json";
+var PROBLEM_LIMIT = 16384;
+var PROBLEM_TIMEOUT = 2e3;
+var DETAIL_LIMIT = 500;
 var TRY_AGAIN = 1013;
 var TOO_MANY = 4101;
 function openStream(options, listener) {
@@ -1431,7 +1506,7 @@ var Stream = class {
     this.#reading = reading;
     this.#stream(reading.signal).then(
       ([code, reason]) => this.#ended(reading, code, reason),
-      (error) => this.#ended(reading, LOST, String(error))
+      (error) => this.#ended(reading, LOST, tell(error))
     );
   }
   #ended(reading, code, reason) {
@@ -1451,9 +1526,8 @@ var Stream = class {
     });
     const isStream = response.headers.get("content-type")?.startsWith("text/event-stream");
     if (!response.ok || !response.body || !isStream) {
-      response.body?.cancel().catch(() => {
-      });
-      return this.#refused(response);
+      const detail = await this.#readDetail(response);
+      return signal.aborted ? [LOST, ""] : this.#refused(response, detail);
     }
     const { parse } = this.#options;
     const parser = new EventStreamParser();
@@ -1478,17 +1552,42 @@ var Stream = class {
       }
     }
   }
-  #refused(response) {
-    const reason = `HTTP ${response.status}`;
+  #refused(response, detail) {
+    const reason = `HTTP ${response.status}${detail && `: ${detail}`}`;
     let code = CODES.get(response.status) ?? LOST;
-    const isHerald = response.headers.get("content-type")?.startsWith("application/problem+json");
-    if (!isHerald && advise(code) === "stay") code = LOST;
+    if (!isProblem(response) && advise(code) === "stay") code = LOST;
     if (code === TOO_MANY && this.#welcomed) return [TRY_AGAIN, reason];
     const seconds = Number(response.headers.get("retry-after"));
     if (code === TRY_AGAIN && seconds > 0) {
       this.#listener.said({ type: "reconnect", after_ms: seconds * 1e3 });
     }
     return [code, reason];
+  }
+  /** What a problem document says is wrong; empty where there is none that can be read. */
+  async #readDetail(response) {
+    const reader = response.body?.getReader();
+    if (!reader) return "";
+    const give = () => void reader.cancel().catch(() => {
+    });
+    const stop = this.#options.clock.after(PROBLEM_TIMEOUT, give);
+    try {
+      const decoder = new TextDecoder();
+      let text = "";
+      for (let size = 0; isProblem(response) && size <= PROBLEM_LIMIT; ) {
+        const { done, value } = await reader.read();
+        if (done) {
+          const { detail } = JSON.parse(text);
+          return typeof detail === "string" ? detail.slice(0, DETAIL_LIMIT) : "";
+        }
+        size += value.length;
+        text += decoder.decode(value, { stream: true });
+      }
+    } catch {
+    } finally {
+      stop();
+      give();
+    }
+    return "";
   }
   #url() {
     const url = new URL(this.#options.url);
@@ -1500,6 +1599,13 @@ var Stream = class {
     return url.href;
   }
 };
+function isProblem(response) {
+  return !!response.headers.get("content-type")?.startsWith(PROBLEM);
+}
+function tell(error) {
+  const { cause } = error;
+  return cause instanceof Error ? `${error}: ${cause.message || cause.name}` : String(error);
+}
 
 // src/storage.ts
 var GATHER = 200;
@@ -1963,9 +2069,9 @@ function openWebSocket(WebSocket, url, parse, listener) {
     if (message) listener.said(message);
     else listener.babbled(String(data));
   };
-  socket.onclose = ({ code, reason }) => listener.closed(code ?? LOST, String(reason ?? ""));
-  socket.onerror = () => {
-  };
+  let error = "";
+  socket.onclose = ({ code, reason }) => listener.closed(code ?? LOST, String(reason || error));
+  socket.onerror = (event) => void (error = String(event?.message ?? ""));
   return {
     send,
     close(dead) {
@@ -2012,7 +2118,7 @@ var Herald = class {
     this.#endpoints = endpointsOf(url, environment.base);
     const application = {
       event: (message) => this.#event(message),
-      gap: ({ channel, from, to }) => this.#gaps.call({ channel, from, to }, this.#blame),
+      gap: (message) => this.#gap(message),
       error: (message) => this.#refused(message)
     };
     this.#inbox = new Inbox(application, () => this.#store?.changed());
@@ -2095,6 +2201,13 @@ var Herald = class {
     const waits = pending.filter((each) => each !== void 0);
     return waits.length ? Promise.all(waits) : void 0;
   }
+  #gap({ channel, from, to }) {
+    if (this.#gaps.empty) {
+      const message = `Events of ${channel} may be missing, and there is no onGap handler to load afresh`;
+      this.#failed(new HeraldError("gap", message, { channel }));
+    }
+    return this.#gaps.call({ channel, from, to }, this.#blame);
+  }
   #refused({ code, message, channel }) {
     const isOver = isFinal(code) || code === NOT_SUBSCRIBED;
     if (isOver && channel !== void 0) this.#inbox.forget(channel);
@@ -2125,6 +2238,7 @@ var Herald = class {
     const { topics, token, timeout, transports, shared, user } = this.#settings;
     const { clock, locks, BroadcastChannel, page } = this.#environment;
     const options = {
+      name: this.#endpoints.websocket,
       clock,
       topics,
       token,
@@ -2137,8 +2251,7 @@ var Herald = class {
       failed: (error) => this.#failed(error)
     };
     if (shared && locks && BroadcastChannel) {
-      const name = this.#endpoints.websocket;
-      return new Tabs({ ...options, locks, BroadcastChannel, name, user }, {
+      return new Tabs({ ...options, locks, BroadcastChannel, user }, {
         ...shown,
         deliver: (message, after) => this.#inbox.take(message, after),
         positions: () => this.#inbox.held,

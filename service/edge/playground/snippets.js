@@ -61,10 +61,16 @@ export function publishing({ to, type, data, id, ttl, times, body, key }) {
     'import { connect } from "herald-client";',
     "",
     `const herald = connect(${JSON.stringify(location.origin)}, {`,
-    '  token: async () => (await fetch("/your/token")).text(),',
+    "  async token() {",
+    '    const response = await fetch("/herald-token"); // of your backend: {"token": "…"}',
+    "    if (response.status === 401) return null; // nobody is logged in",
+    "    if (!response.ok) throw new Error(`/herald-token: ${response.status}`); // asked again later",
+    "    return (await response.json()).token;",
+    "  },",
     ...(topic ? [`  topics: [${JSON.stringify(topic)}],`] : []),
     "});",
     `herald.on(${JSON.stringify(type)}, (event) => console.log(event.data));`,
+    "herald.onGap((gap) => location.reload());",
   ].join("\n");
   return [
     { name: "curl", text: post },

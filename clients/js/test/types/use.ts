@@ -7,7 +7,12 @@ interface Order {
 }
 
 const herald = connect("wss://herald.example", {
-  token: async () => (await fetch("/herald-token")).text(),
+  token: async () => {
+    const response = await fetch("/herald-token");
+    if (response.status === 401) return null;
+    if (!response.ok) throw new Error(`/herald-token: ${response.status}`);
+    return (await response.json()).token;
+  },
   topics: ["news.sport"],
   storage: "local",
   shared: true,
@@ -21,6 +26,8 @@ connect(new URL("ws://h"), { token: () => null, storage: { getItem: () => null, 
 connect("/", { transports: ["pigeon"] });
 // @ts-expect-error: it could be asked for one token only
 connect("/", { token: Promise.resolve("t") });
+// @ts-expect-error: that is neither a token nor null
+connect("/", { token: () => undefined });
 // @ts-expect-error: no such option
 connect("/", { tokens: "t" });
 

@@ -390,6 +390,36 @@ describe("tokens", () => {
     assert.match(tab.told.errors[0].message, /<html>/);
   });
 
+  test("undefined is a failure of token() and not a cookie: it is asked again, after growing waits", async () => {
+    let answer; // `.token` of an error's JSON
+    const give = mock.fn(() => answer);
+    const { server, tab, herald, time } = await start({ token: give });
+    await time.run(60_000);
+    assert.equal(said(server, "connect").length, 0);
+    assert.deepEqual([...new Set(tab.told.errors.map(({ code }) => code))], ["token"]);
+    assert.match(tab.told.errors[0].message, /null where nobody is logged in, not undefined/);
+    assert.equal(herald.state.why, "token");
+    assert.ok(give.mock.callCount() >= 5 && give.mock.callCount() < 30, `${give.mock.callCount()} calls`);
+    answer = token("alice");
+    await time.run(16_000);
+    assert.equal(herald.state.name, "live");
+  });
+
+  test("null is nobody who is logged in", async () => {
+    const { server, herald } = await start({ token: () => null });
+    assert.deepEqual(herald.state, { name: "closed", why: "logged_out" });
+    assert.equal(said(server, "connect").length, 0);
+  });
+
+  test("the cookie speaks where the option is left out, and that none counts is told", async () => {
+    const server = new FakeServer();
+    server.refuses = 3000;
+    const { tab, time } = await start({ token: undefined }, server);
+    await time.run(60_000);
+    assert.equal(tab.told.states.at(-1).why, "unauthorized");
+    assert.match(tab.told.errors[0].message, /^There is no option token, and no cookie that counts: 3000/);
+  });
+
   test("token() is not called after close", async () => {
     const browser = new FakeBrowser(new FakeServer());
     const give = mock.fn(() => token("alice"));
@@ -796,6 +826,7 @@ test("a WebSocket that cannot even be made is a failure like others", async () =
   }
   const { tab, time } = await start({ WebSocket: Forbidden });
   await time.run(1000);
+  assert.ok(tab.told.errors.every(({ code }) => code === "transport"));
   assert.equal(tab.told.errors[0].code, "transport");
   assert.equal(tab.told.states[0].why, "network");
 });
@@ -815,4 +846,51 @@ test("nothing is opened after close, also where that is done when a WebSocket ca
   assert.equal(herald.state.name, "closed");
   assert.equal(browser.time.timers, 0);
   assert.equal(fetch.mock.callCount(), 0);
+});
+
+describe("what goes wrong without a word otherwise", () => {
+  test("an address that cannot be reached is told once, with what the WebSocket says", async () => {
+    class Refused {
+      constructor() {
+        setImmediate(() => {
+          this.onerror({ message: "connect ECONNREFUSED 127.0.0.1:1" });
+          this.onclose({ code: 1006, reason: "" });
+        });
+      }
+      close() {}
+    }
+    const { tab, time } = await start({ WebSocket: Refused });
+    await time.run(60_000);
+    assert.ok(tab.told.states.length > 5);
+    assert.deepEqual(tab.told.errors.map(({ code, message }) => [code, message]), [
+      ["network", "Cannot connect to https://herald.test, and goes on trying: connect ECONNREFUSED 127.0.0.1:1"],
+    ]);
+  });
+
+  test("a network that fails later is no error", async () => {
+    const { server, tab, time } = await start();
+    server.refuses = 1006;
+    server.cut();
+    await time.run(60_000);
+    assert.deepEqual(tab.told.errors, []);
+  });
+
+  test("a gap that no handler is told of", async () => {
+    const server = new FakeServer();
+    const herald = new Herald("wss://herald.test", { token: token("bob") }, new FakeBrowser(server).open().environment);
+    const errors = [];
+    herald.onError((error) => errors.push(error));
+    for (let times = 0; times < 5; times++) await settle();
+    server.publish("all", 1);
+    server.loseAll();
+    await settle();
+    assert.deepEqual([...new Set(errors.map(({ code }) => code))], ["gap"]);
+    assert.ok(errors.some(({ channel, message }) => channel === "all" && /no onGap handler/.test(message)));
+    const before = errors.length;
+    herald.onGap(() => {});
+    server.publish("all", 2);
+    server.loseAll();
+    await settle();
+    assert.equal(errors.length, before);
+  });
 });

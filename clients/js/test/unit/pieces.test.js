@@ -56,6 +56,8 @@ describe("addresses", () => {
     "http://h/": ["ws://h/v1/ws", "http://h/v1/stream"],
     "https://h/push/v1/ws/": ["wss://h/push/v1/ws", "https://h/push/v1/stream"],
     "https://h/push/?a=b#c": ["wss://h/push/v1/ws?a=b", "https://h/push/v1/stream?a=b"],
+    "https://h/push/v1/events": ["wss://h/push/v1/ws", "https://h/push/v1/stream"],
+    "/a:8000": ["wss://app.test/a:8000/v1/ws", "https://app.test/a:8000/v1/stream"],
     "https://h/v1/stream": ["wss://h/v1/ws", "https://h/v1/stream"],
     "/herald": ["wss://app.test/herald/v1/ws", "https://app.test/herald/v1/stream"],
   };
@@ -63,8 +65,14 @@ describe("addresses", () => {
     test(given, () => assert.deepEqual(endpointsOf(given, "https://app.test/a/b"), { websocket, sse }));
   }
   test("what is none", () => {
-    for (const given of ["ftp://h", "mailto:x", "/herald"]) assert.throws(() => endpointsOf(given), TypeError);
-    for (const given of [undefined, null, 5, {}]) assert.throws(() => endpointsOf(given, "https://app.test/"), TypeError);
+    const said = (given) => ({ name: "TypeError", message: `Not an address: ${JSON.stringify(given)} (as https://herald.example)` });
+    for (const given of ["ftp://h", "mailto:x", "/herald", "", "https://", "herald.example"]) {
+      assert.throws(() => endpointsOf(given), said(given));
+    }
+    // A host with a port would be a path on this page, or a scheme.
+    for (const given of ["127.0.0.1:8000", "localhost:8000", "herald.example:443/v1/ws", "[::1]:8000", undefined, null, 5, {}]) {
+      for (const base of [undefined, "https://app.test/"]) assert.throws(() => endpointsOf(given, base), said(given));
+    }
   });
 });
 
@@ -83,6 +91,34 @@ describe("options", () => {
     for (const options of [{ transports: [] }, { transports: ["carrier pigeon"] }, { topics: ["a b"] }, { topics: [""] }, { buffer: 0 }, { timeout: "soon" }, { topics: "news" }, { transports: "sse" }, { storage: "session" }, { storage: null }, { token: "" }, { token: 5 }, { token: Promise.resolve("t") }, { token: "a token" }]) {
       assert.throws(() => complete(options, both), (error) => error instanceof TypeError && !/is not a function|undefined/.test(error.message));
     }
+  });
+});
+
+test("positions are those of channels", () => {
+  const both = { websocket: true, sse: true };
+  const good = { all: "1-1", "topic:a.b": "1-1", "user:ä 🎉": "1-1" };
+  assert.equal(complete({ positions: good }, both).positions.size, 3);
+  for (const name of ["news", "", "all ", "user:", "topic:", "topic:a b", "user:a\nb"]) {
+    const message = `Not a channel: ${JSON.stringify(name)} (as user:alice, topic:news or all)`;
+    assert.throws(() => complete({ positions: { ...good, [name]: "1-1" } }, both), { name: "TypeError", message });
+  }
+});
+
+describe("an option that there is not", () => {
+  const hints = { topic: "topics", tokens: "token", Transports: "transports", websocket: "WebSocket", psoitions: "positions", buffr: "buffer", onGap: "", id: "", __proto: "" };
+  for (const [name, near] of Object.entries(hints)) {
+    test(`${name} is named${near && `, and ${near}`}`, () => {
+      const message = `connect has no option ${name}${near && `: did you mean ${near}?`}`;
+      assert.throws(() => complete({ [name]: undefined }, { websocket: true, sse: true }), { name: "TypeError", message });
+    });
+  }
+  test("nor are there options that are none", () => {
+    for (const given of ["a token", null]) {
+      assert.throws(() => complete(given, { websocket: true, sse: true }), { name: "TypeError", message: /are an object/ });
+    }
+  });
+  test("a promise is no token: a function may give one", () => {
+    assert.throws(() => complete({ token: Promise.resolve("t") }, { websocket: true, sse: true }), /not a promise: give the function itself/);
   });
 });
 
@@ -352,11 +388,11 @@ describe("tokens", () => {
   test("come as they are, from a function, or from a promise", async () => {
     for (const given of ["t", () => "t", async () => "t"]) assert.equal(await askToken(given, clock()), "t");
     for (const none of [null, () => null, async () => null]) assert.equal(await askToken(none, clock()), null);
-    for (const cookie of [undefined, () => undefined]) assert.equal(await askToken(cookie, clock()), undefined);
+    assert.equal(await askToken(undefined, clock()), undefined); // a cookie speaks
   });
 
   test("what is none, and what never comes", async () => {
-    for (const wrong of [() => 5, () => "", async () => ({})]) await assert.rejects(askToken(wrong, clock()), TypeError);
+    for (const wrong of [() => 5, () => "", async () => ({}), () => undefined, async () => undefined]) await assert.rejects(askToken(wrong, clock()), TypeError);
     const patience = clock();
     const asked = askToken(() => new Promise(() => {}), patience);
     const failed = assert.rejects(asked, /30 seconds/);

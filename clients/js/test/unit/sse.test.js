@@ -221,6 +221,51 @@ describe("refusals", () => {
     });
   }
 
+  const told = (body, { status = 403, type = "application/problem+json" } = {}) =>
+    new Response(body, { status, headers: { "content-type": type } });
+  const detail = "The origin is not allowed.";
+  const document = JSON.stringify({ title: "Forbidden", detail });
+  async function reasonOf(answer) {
+    const { herald, tab } = await start({ answers: [answer] });
+    await settle();
+    return [herald.state.reason, tab.told.errors.at(-1)?.message];
+  }
+
+  test("say in their problem document why, which is passed on", async () => {
+    const [reason, message] = await reasonOf(told(document, { type: "application/problem+json; charset=utf-8" }));
+    assert.equal(reason, `HTTP 403: ${detail}`);
+    assert.equal(message, `The server refuses: 3003 HTTP 403: ${detail}`);
+  });
+
+  test("of tokens, too", async () => {
+    const { tab, time } = await start({ answers: Array.from({ length: 3 }, () => told(JSON.stringify({ detail: "It has expired." }), { status: 401 })) });
+    await time.run(60_000);
+    assert.deepEqual(tab.herald.state, { name: "closed", why: "unauthorized", code: 3000, reason: "HTTP 401: It has expired." });
+  });
+
+  const silent = { "no JSON": "<h1>", "no object": "null", "no detail": "{}", "no text": '{"detail":{}}', "too long": JSON.stringify({ detail, more: "x".repeat(20_000) }) };
+  for (const [name, body] of Object.entries(silent)) {
+    test(`that are ${name} are a status only`, async () => assert.equal((await reasonOf(told(body)))[0], "HTTP 403"));
+  }
+
+  test("are cut where they are long", async () => {
+    assert.equal((await reasonOf(told(JSON.stringify({ detail: "x".repeat(5000) }))))[0].length, "HTTP 403: ".length + 500);
+  });
+
+  test("of others are not read, and one that does not end is not waited for", async () => {
+    let pulled = 0;
+    let cancelled = 0;
+    const endless = (type) =>
+      told(new ReadableStream({ pull: () => void pulled++, cancel: () => void cancelled++ }, { highWaterMark: 0 }), { status: 401, type });
+    const other = await start({ answers: [endless("text/html")] });
+    assert.equal(other.tab.told.states[0].why, "unauthorized");
+    assert.deepEqual([pulled, cancelled], [0, 1]);
+    const { tab, time } = await start({ answers: [endless("application/problem+json")] });
+    await time.run(2100);
+    assert.equal(tab.told.states[0].why, "unauthorized");
+    assert.deepEqual([pulled, cancelled], [1, 2]);
+  });
+
   test("Retry-After is obeyed", async () => {
     const { herald, time, requests } = await start({ answers: [refusal(503, { "retry-after": "7" })] });
     await time.run(6900);
@@ -261,6 +306,7 @@ describe("where WebSockets are blocked", () => {
     requests[0].say(event(1, 1));
     await time.run(1);
     assert.deepEqual(tab.herald.state, { name: "live", user: "alice", transport: "sse" });
+    assert.deepEqual(tab.told.errors, []);
     requests[0].end();
     await time.run(1000);
     assert.equal(requests.length, 2, "no WebSocket was tried before");
@@ -322,6 +368,7 @@ describe("where WebSockets are blocked", () => {
   test("where the server is down, it comes back over WebSockets", async () => {
     const { server, tab, requests, time } = await blocked({ answers: Array.from({ length: 1000 }, () => new TypeError("network")) });
     await time.run(60_000);
+    assert.deepEqual(tab.told.errors.map(String), ["HeraldError: Cannot connect to https://herald.test, and goes on trying: TypeError: network"]);
     assert.ok(requests.length > 3);
     server.refuses = 0;
     await time.run(16_000);
