@@ -191,7 +191,15 @@ class HeraldHttp(GuardedHttp):
         cycle.disconnected = True  # uvicorn does not miss its answer
         self._stop_guarding()
         self.pipeline.clear()
-        transport = self.transport
-        # They hold each other, which only a collection would find.
-        self.parser = self.cycle = self._running = None  # type: ignore[assignment]
-        return transport
+        self._let_go()
+        return self.transport
+
+    # The end
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """They and this protocol hold each other, which only a collection would find."""
+        self.parser = self.cycle = self.scope = self._running = None  # type: ignore[assignment]
