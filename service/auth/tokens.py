@@ -121,7 +121,7 @@ class TokenVerifier:
 
 # Their texts are not passed on: they may quote what was sent.
 _NOT_A_TOKEN = (jwt.PyJWTError, ValueError, TypeError, RecursionError, OverflowError)
-_NO_JWT = "This is not a JWT, or not all of one."
+_NO_JWT = "The token is not a JWT, or not all of one."
 
 
 def _flaw(error: Exception, token: str) -> str:

@@ -183,7 +183,7 @@ async def test_token_with_a_bad_claim_is_refused_with_the_reason(
     assert word in await refusal(by_secret(), forge(payload))
 
 
-NO_JWT = "This is not a JWT, or not all of one."
+NO_JWT = "The token is not a JWT, or not all of one."
 MISTAKES = {
     "another secret": (
         forge(claims(), secret=b"another secret of thirty-two bytes!"),

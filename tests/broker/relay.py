@@ -8,6 +8,7 @@ import ssl
 from collections.abc import AsyncIterator
 
 from service.broker.embedded import EmbeddedEngine
+from tests.harness.servers import end_of
 
 
 class Relay:
@@ -20,6 +21,7 @@ class Relay:
         self._path = "" if engine is None else engine.url.removeprefix("unix://")
         self.engine_port = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: list[asyncio.StreamWriter] = []
         self.connections = 0
         self._subscribing: set[int] = set()
         self._deaf: set[int] = set()
@@ -27,6 +29,7 @@ class Relay:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        self._writers.append(writer)
         number = self.connections
         if self._path:
             engine_reader, engine_writer = await asyncio.open_unix_connection(self._path)
@@ -70,6 +73,8 @@ class Relay:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for writer in self._writers:
+            writer.transport.abort()
 
 
 @contextlib.asynccontextmanager
@@ -85,4 +90,4 @@ async def relaying(
     finally:
         server.close()
         await relay.close()
-        await asyncio.sleep(0)  # lets the closed transports end
+        await end_of(server)

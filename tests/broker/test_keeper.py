@@ -17,6 +17,7 @@ from service.broker.link import Link
 from service.core.errors import EngineUnavailable
 from tests.broker.support import client_of, running_engine, synced, tcp_engine
 from tests.harness.process import PATIENCE, eventually
+from tests.harness.servers import end_of
 
 TIMEOUT = 1.0
 """Seconds without an answer. Only tests that stop the engine wait for it."""
@@ -220,8 +221,9 @@ async def test_server_of_another_protocol_is_told_as_that() -> None:
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    async with server, _keeping(f"redis://127.0.0.1:{port}") as kept:
+    async with _keeping(f"redis://127.0.0.1:{port}") as kept:
         await eventually(
             lambda: "does not speak the protocol of Redis" in (kept.keeper.trouble or ""),
             "the reason",
         )
+    await end_of(server)

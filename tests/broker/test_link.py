@@ -16,6 +16,7 @@ from service.broker.link import Link, open_link
 from service.core.errors import EngineError, EngineUnavailable
 from tests.broker.support import client_of, running_engine, synced, tcp_engine
 from tests.harness.process import PATIENCE, eventually
+from tests.harness.servers import end_of
 
 
 async def _open(url: str) -> Link:
@@ -162,7 +163,7 @@ async def test_a_peer_that_is_no_engine_ends_the_link() -> None:
     port = server.sockets[0].getsockname()[1]
     with pytest.raises(EngineUnavailable):
         await _open(f"redis://127.0.0.1:{port}")
-    server.close()
+    await end_of(server)
 
 
 async def test_database_number_is_selected(engine: EmbeddedEngine, channel: str) -> None:

@@ -41,6 +41,7 @@ from tests.broker.support import (
 from tests.broker.test_acl import REPLICA_RULES, RULES
 from tests.broker.test_sentinel import running_sentinel
 from tests.harness.process import PATIENCE, eventually
+from tests.harness.servers import end_of
 
 SHORT = 2.0
 """Seconds that replicas are waited for where a test lets them be late, and then wants them."""
@@ -488,6 +489,7 @@ async def _wire(port: int, delay: float) -> AsyncIterator[_Wire]:
     finally:
         server.close()
         await wire.close()
+        await end_of(server)
 
 
 async def _kill_after_an_answer(least: int, channel: str, seed: int) -> tuple[int, int]:

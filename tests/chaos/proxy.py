@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from tests.harness.process import free_port
+from tests.harness.servers import end_of
 
 _CHUNK = 65536
 Target = Callable[[], tuple[str, int] | str]
@@ -46,6 +47,7 @@ class Proxy:
         self.cuts = 0
         self.tls: ssl.SSLContext | None = None
         self._server: asyncio.Server | None = None
+        self._former: list[asyncio.Server] = []
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -58,6 +60,7 @@ class Proxy:
         """From now on, speak TLS with this certificate; open connections are reset."""
         assert self._server is not None
         self._server.close()
+        self._former.append(self._server)
         self.tls = tls
         self.cut()
         await self.start()
@@ -75,6 +78,9 @@ class Proxy:
             _reset(writer)
         if self._tasks:  # they end with their connections; asyncio complains of cancelled ones
             await asyncio.wait(self._tasks, timeout=10.0)
+        for server in (*self._former, self._server):
+            if server is not None:
+                await end_of(server)
 
     def passage(self, writer: asyncio.StreamWriter) -> asyncio.Event:
         """For a new connection: what is set while anything may pass; see `partition`."""

@@ -41,6 +41,7 @@ from tests.chaos.proxy import Proxy, proxying
 from tests.clients.conftest import Fragile, retained, retained_events
 from tests.harness.certificates import Authority, server_context
 from tests.harness.process import KEY, PATIENCE, Herald, eventually, free_port
+from tests.harness.servers import end_of
 
 COLOURS = pytest.mark.parametrize("colour", ["sync", "async"])
 
@@ -263,7 +264,7 @@ async def test_a_handshake_that_is_cut_short_leaves_no_socket(end: str) -> None:
         del sent
     for transport in taken:
         transport.close()
-    server.close()
+    await end_of(server)
 
 
 @COLOURS
@@ -296,8 +297,7 @@ async def test_an_answer_that_dribbles_does_not_outlast_the_deadline(colour: str
     with pytest.raises(NoAnswer, match="in time"):
         await asyncio.wait_for(publish(), PATIENCE)
     done.set()
-    server.close()
-    await asyncio.sleep(0.05)
+    await end_of(server)
 
 
 def _many(channel: str, count: int) -> list[EventFields]:

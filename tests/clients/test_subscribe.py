@@ -40,6 +40,7 @@ from tests.chaos.proxy import Proxy, proxying
 from tests.clients.conftest import Fragile
 from tests.harness.certificates import Authority, server_context
 from tests.harness.process import PATIENCE, SECRET, Herald, eventually, mint, running
+from tests.harness.servers import end_of
 
 
 def no_gap(gap: Gap) -> None:
@@ -738,25 +739,17 @@ async def test_an_error_without_words_is_told(user: str) -> None:
 @contextlib.asynccontextmanager
 async def answering(answer: bytes) -> AsyncIterator[str]:
     """Something that is no Herald, and gives every request this answer; its URL."""
-    busy: set[asyncio.Task[None]] = set()
 
     async def serve_one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        busy.add(task)
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             await reader.readuntil(b"\r\n\r\n")
             writer.write(answer)
             await reader.read()
         writer.close()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()
-        busy.discard(task)
 
     server = await asyncio.start_server(serve_one, "127.0.0.1", 0)
     yield f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    server.close()
-    await eventually(lambda: not busy, "nobody is connected any more")
+    await end_of(server)
 
 
 async def test_a_redirect_is_not_followed(herald: Herald, user: str) -> None:

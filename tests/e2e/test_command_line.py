@@ -28,6 +28,7 @@ from tests.harness.process import (
     mint,
     open_plain,
 )
+from tests.harness.servers import end_of
 
 
 def run(
@@ -442,10 +443,10 @@ async def test_listen_takes_a_close_before_connect_as_any_other(
     closer = Closer(code, tries)
     server = await asyncio.start_server(closer.serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    async with server:
-        url = f"http://127.0.0.1:{port}"
-        listener = background(herald_command(), "listen", "--url", url, "--token", "t")
-        await eventually(lambda: listener.process.poll() is not None, "it ends")
+    url = f"http://127.0.0.1:{port}"
+    listener = background(herald_command(), "listen", "--url", url, "--token", "t")
+    await eventually(lambda: listener.process.poll() is not None, "it ends")
+    await end_of(server)
     assert listener.process.returncode == 1
     assert listener.text().count(f"closed: {code}") == tries
     assert "Traceback" not in listener.text()
@@ -506,8 +507,8 @@ async def test_a_server_that_speaks_no_http_is_told_as_that(command: str) -> Non
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     environment = clean_environment(api_keys=KEY)
-    async with server:
-        done = await asyncio.to_thread(run, *TRY[command], "--url", url, environment=environment)
+    done = await asyncio.to_thread(run, *TRY[command], "--url", url, environment=environment)
+    await end_of(server)
     assert done.returncode == 1
     assert url in done.stderr
     assert "does not speak HTTP" in done.stderr

@@ -16,6 +16,7 @@ import uvloop
 from service.hub.live import LiveChannel, Member
 from service.hub.writing import BEHIND, Writer, descriptor
 from tests.harness.process import PATIENCE, eventually
+from tests.harness.servers import end_of
 
 BUDGET = 1 << 20
 LOOPS = [asyncio.new_event_loop, uvloop.new_event_loop]
@@ -72,8 +73,7 @@ async def members(count: int) -> AsyncIterator[tuple[LiveChannel, list[socket.so
         member.transport.abort()
     for client in clients:
         client.close()
-    server.close()
-    await server.wait_closed()
+    await end_of(server)
 
 
 def run(loop: Callable[[], asyncio.AbstractEventLoop], work: Any) -> None:
