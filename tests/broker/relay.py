@@ -74,7 +74,10 @@ class Relay:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         for writer in self._writers:
-            writer.transport.abort()
+            with contextlib.suppress(
+                AttributeError
+            ):  # with TLS, of one that is lost (Python 3.11.2)
+                writer.transport.abort()
 
 
 @contextlib.asynccontextmanager

@@ -186,7 +186,7 @@ def test_a_loop_without_async_is_told_how(quiet: Subscription[Any]) -> None:
 
 def test_nobody_listens_on_that_port() -> None:
     with (
-        Publisher(f"http://127.0.0.1:{free_port()}", KEY, deadline=0.1) as publisher,
+        Publisher(f"http://127.0.0.1:{free_port()}", KEY, deadline=2.0) as publisher,
         pytest.raises(NoAnswer, match=r"refused"),
     ):
         publisher.publish(to="all", type="t")
@@ -194,7 +194,7 @@ def test_nobody_listens_on_that_port() -> None:
 
 def test_https_where_there_is_only_http(herald: Herald) -> None:
     url = herald.url.replace("http:", "https:")
-    with Publisher(url, KEY, deadline=0.1) as publisher, pytest.raises(NoAnswer, match="SSL"):
+    with Publisher(url, KEY, deadline=2.0) as publisher, pytest.raises(NoAnswer, match="(?i)ssl"):
         publisher.publish(to="all", type="t")
 
 
