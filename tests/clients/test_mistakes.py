@@ -194,7 +194,7 @@ def test_nobody_listens_on_that_port() -> None:
 
 def test_https_where_there_is_only_http(herald: Herald) -> None:
     url = herald.url.replace("http:", "https:")
-    with Publisher(url, KEY, deadline=2.0) as publisher, pytest.raises(NoAnswer, match="(?i)ssl"):
+    with Publisher(url, KEY, deadline=2.0) as publisher, pytest.raises(NoAnswer, match=r"(?i)ssl"):
         publisher.publish(to="all", type="t")
 
 

@@ -251,7 +251,7 @@ async def test_a_handshake_that_is_cut_short_leaves_no_socket(end: str) -> None:
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: Silent(taken), "127.0.0.1", 0)
     url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    timeout = 0.1 if end == "timeout" else PATIENCE
+    timeout = 0.5 if end == "timeout" else PATIENCE
     with leaving_nothing():
         async with AsyncPublisher(url, KEY, timeout=timeout, deadline=timeout * 1.1) as publisher:
             sent = asyncio.create_task(publisher.publish(to="all", type="t"))
