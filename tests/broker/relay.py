@@ -74,9 +74,8 @@ class Relay:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         for writer in self._writers:
-            with contextlib.suppress(
-                AttributeError
-            ):  # with TLS, of one that is lost (Python 3.11.2)
+            # Of Python 3.11.2, where one with TLS is lost already.
+            with contextlib.suppress(AttributeError):
                 writer.transport.abort()
 
 
