@@ -490,6 +490,7 @@ async def test_a_killed_primary_is_replaced_by_its_replica(
             await publish(broker, name, b"2")
         for name in theirs:
             assert (await publish_again(broker, name)).epoch > old[name].epoch
+            await broker.wait_open(PATIENCE)  # one reads by another link
             assert len((await broker.log.read(name, BEGINNING)).entries) == 2
         await _healthy(broker)
         for name in names:

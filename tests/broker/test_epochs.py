@@ -22,6 +22,7 @@ from tests.broker.support import (
     synced,
     tcp_engine,
 )
+from tests.harness.process import PATIENCE
 
 FUTURE = 9_000_000_000_000
 """An epoch in the year 2255: this engine's clock is behind the one that wrote it."""
@@ -51,6 +52,7 @@ async def test_restart_without_persistence_begins_a_later_epoch(
         own_engine.kill()
         own_engine.restart()
         new = await publish_again(broker, channel)
+        await broker.wait_open(PATIENCE)  # one reads by another link
         assert new.epoch > old.epoch
         assert new.seq == 1
         page = await broker.log.read(channel, old)
@@ -68,6 +70,7 @@ async def test_restart_with_persistence_keeps_the_events_and_begins_a_later_epoc
         persistent_engine.kill()
         persistent_engine.restart()
         new = await publish_again(broker, channel)
+        await broker.wait_open(PATIENCE)  # one reads by another link
         assert new.epoch > old[-1].epoch
         assert new.seq == 1
         page = await broker.log.read(channel, BEGINNING)

@@ -570,6 +570,7 @@ async def test_a_failover_by_sentinel_keeps_all_and_goes_on_with_the_other_repli
                             if receipt.failure is None:
                                 break
                         await asyncio.sleep(0.02)
+                await broker.wait_open(PATIENCE)  # one reads by another link
                 page = await broker.log.read(channel, BEGINNING)
                 kept = [entry.position for entry in page.entries]
                 assert kept[:20] == accepted
