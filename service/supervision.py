@@ -9,12 +9,13 @@ lost, whereas going on might lose an event without a sign.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-PAUSE_SECONDS = 0.5
+_PAUSE_SECONDS = 0.5
 EXIT_STATUS = 70
 """Of a process that ended itself: EX_SOFTWARE of sysexits.h."""
 
@@ -22,7 +23,7 @@ EXIT_STATUS = 70
 async def supervise(
     work: Callable[[], Coroutine[Any, Any, None]],
     failed: Callable[[Exception], None],
-    pause: float = PAUSE_SECONDS,
+    pause: float = _PAUSE_SECONDS,
 ) -> None:
     """Do `work` until it ends by itself or is cancelled; after a failure, anew.
 
@@ -46,6 +47,11 @@ async def supervise(
         except MemoryError:
             # What cannot even wait would hold up all others for ever.
             fail_stop(b"herald: out of memory, not even to wait; ending, so that clients resume\n")
+
+
+def log_failures(logger: logging.Logger, text: str) -> Callable[[Exception], None]:
+    """For `supervise`: where a line in the log is all there is to do."""
+    return lambda error: logger.error(text, exc_info=error)
 
 
 def fail_stop(line: bytes) -> None:

@@ -73,10 +73,7 @@ class Node:
             locate = parse_engine_url(settings.redis_url)
         except InvalidInput as error:
             raise SettingsError([f"HERALD_REDIS_URL cannot be used: {error}."]) from None
-        try:
-            origins = parse_origins(list(settings.allowed_origins))
-        except InvalidInput as error:
-            raise SettingsError([f"HERALD_ALLOWED_ORIGINS has a bad value: {error}."]) from None
+        origins = allowed_origins(settings)
         self._metrics = Metrics()
         verifiers = build_verifiers(settings, self._metrics.keys_fetched)
         name = secrets.token_hex(6)
@@ -188,6 +185,18 @@ class Node:
         await self.hub.close()
         await self._exposition.close()
         await self.broker.close()
+
+
+def allowed_origins(settings: Settings) -> frozenset[str]:
+    """The origins of pages that may connect.
+
+    Raises:
+        SettingsError: one of them is none.
+    """
+    try:
+        return parse_origins(list(settings.allowed_origins))
+    except InvalidInput as error:
+        raise SettingsError([f"HERALD_ALLOWED_ORIGINS has a bad value: {error}."]) from None
 
 
 def log_policy(settings: Settings) -> LogPolicy:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from functools import partial
 
 from service.app.credentials import mint_token, plain_key
-from service.app.node import Node
+from service.app.node import Node, allowed_origins
 from service.app.server import Sockets
-from service.edge.origins import parse_origins
 from service.edge.playground.deeds import Deeds, Lent
 from service.edge.playground.files import Files
 from service.edge.playground.routes import with_playground
@@ -25,7 +24,7 @@ def open_playground(settings: Settings, sockets: Sockets, node: Node, command: s
         history_size=settings.history_size,
         max_event_bytes=settings.max_event_bytes,
         send_queue_bytes=settings.send_queue_bytes,
-        allowed_origins=tuple(sorted(parse_origins(list(settings.allowed_origins)))),
+        allowed_origins=tuple(sorted(allowed_origins(settings))),
     )
     deeds = Deeds(lent, node.clients)
     node.wrap_client_edge(

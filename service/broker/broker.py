@@ -12,7 +12,7 @@ from service.broker.event_log import LogPolicy, RedisEventLog
 from service.broker.shard import Shard
 from service.broker.tickets import EngineTickets, on_link, on_shards
 from service.ports import EventLog
-from service.supervision import supervise
+from service.supervision import log_failures, supervise
 
 logger = logging.getLogger("herald.engine")
 
@@ -53,7 +53,9 @@ class Broker:
     def start(self) -> None:
         """Begin to connect."""
         self._engine.start()
-        watching = supervise(self._look, _looking_failed)
+        watching = supervise(
+            self._look, log_failures(logger, "looking at the engine's health failed")
+        )
         self._watch = self._loop.create_task(watching, name="engine-health")
 
     async def close(self) -> None:
@@ -109,7 +111,3 @@ class Broker:
         while True:
             self.is_away()
             await asyncio.sleep(_LOOK_SECONDS)
-
-
-def _looking_failed(error: Exception) -> None:
-    logger.error("looking at the engine's health failed", exc_info=error)

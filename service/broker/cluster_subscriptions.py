@@ -18,7 +18,7 @@ from service.broker.subscriber import Subscriber
 from service.broker.topology import slot_of
 from service.core.log import Entry
 from service.ports import PushedHandler, RestoredHandler
-from service.supervision import supervise
+from service.supervision import log_failures, supervise
 
 logger = logging.getLogger("herald.engine")
 
@@ -122,7 +122,12 @@ class ClusterSubscriptions:
         """See `Strays`. It may be a probe, for which reading the map anew is all."""
         self._strays[channel] = subscriber
         if self._moving is None or self._moving.done():
-            self._moving = self._loop.create_task(supervise(self._move_strays, _moving_failed))
+            self._moving = self._loop.create_task(
+                supervise(
+                    self._move_strays,
+                    log_failures(logger, "channels could not be subscribed elsewhere"),
+                )
+            )
 
     async def _move_strays(self) -> None:
         pause, longest = _PAUSES
@@ -146,10 +151,6 @@ class ClusterSubscriptions:
         confirmed = place.take(channel)
         self._places[channel] = target = self._place(channel)
         target.adopt(channel, confirmed)
-
-
-def _moving_failed(error: Exception) -> None:
-    logger.error("channels could not be subscribed elsewhere", exc_info=error)
 
 
 def _nobody(channel: str, entry: Entry, accepted: int) -> None:

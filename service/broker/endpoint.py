@@ -199,9 +199,7 @@ def _sentinel(url: str) -> Locate:
     addresses = _addresses(hosts, "sentinels")
     if not service or (database and not database.isdecimal()):
         raise InvalidInput("it ends with /service, or /service/database")
-    query = _parameters(url, parts, _SENTINEL_PARAMETERS)
-    tls = _tls_context(query) if url.startswith("rediss") else None
-    login = {name.removeprefix("sentinel_"): query.get(name) for name in _SENTINEL_PARAMETERS}
+    query, tls = _options(url, parts, _SENTINEL_PARAMETERS)
     secured: dict[str, Any] = {}
     if tls is not None:
         secured = {name: query[name] for name in _TLS_PARAMETERS if name in query}
@@ -215,7 +213,8 @@ def _sentinel(url: str) -> Locate:
                 "socket_connect_timeout": _SENTINEL_TIMEOUT,
                 # One that is away is not asked again: the next one is, and the keeper tries again.
                 "retry": Retry(NoBackoff(), 0),
-                **login,
+                "username": query.get("sentinel_username"),
+                "password": query.get("sentinel_password"),
                 **secured,
             },
         )
@@ -250,19 +249,25 @@ def _cluster(url: str) -> Seeds:
     addresses = _addresses(hosts, "nodes")
     if parts.path.strip("/") or "db=" in parts.query:
         raise InvalidInput("no path follows the nodes: a Cluster has no databases")
-    query = _parameters(url, parts, ())
-    tls = _tls_context(query) if url.startswith("rediss") else None
+    _, tls = _options(url, parts, ())
     return Seeds(addresses, unquote(username) or None, unquote(password) or None, tls)
 
 
-def _parameters(url: str, parts: _Parts, others: Sequence[str]) -> dict[str, str]:
-    """What follows the `?`. An unknown name is not repeated: it may be a part of the password."""
-    known = (*others, *(_TLS_PARAMETERS if url.startswith("rediss") else ()))
+def _options(
+    url: str, parts: _Parts, others: Sequence[str]
+) -> tuple[dict[str, str], ssl.SSLContext | None]:
+    """What follows the `?`, and what it says of TLS where the URL has that.
+
+    An unknown name is not repeated: it may be a part of the password.
+    """
+    secure = url.startswith("rediss")
+    known = (*others, *(_TLS_PARAMETERS if secure else ()))
     found = parse_qs(parts.query, keep_blank_values=True)
     if not found.keys() <= set(known):
         names = ", ".join(known) or "none; with rediss for redis, those of TLS"
         raise InvalidInput(f"it has an unknown parameter; those that there are: {names}")
-    return {name: values[-1] for name, values in found.items()}
+    query = {name: values[-1] for name, values in found.items()}
+    return query, _tls_context(query) if secure else None
 
 
 def _addresses(hosts: str, what: str) -> tuple[Address, ...]:

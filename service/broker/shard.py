@@ -15,7 +15,7 @@ from service.broker.link import Link, is_primary
 from service.broker.subscriber import ELSEWHERE, Strays, Subscriber
 from service.broker.topology import Address
 from service.core.errors import EngineError, EngineUnavailable
-from service.supervision import supervise
+from service.supervision import log_failures, supervise
 
 logger = logging.getLogger("herald.engine")
 
@@ -78,7 +78,7 @@ class Shard:
         """Begin to connect."""
         for keeper in self._keepers:
             self._tasks.append(self._loop.create_task(keeper.run(), name=f"engine-{keeper.name}"))
-        probing = supervise(self._probe, _probing_failed, _PROBE_INTERVAL)
+        probing = supervise(self._probe, log_failures(logger, "the probe failed"), _PROBE_INTERVAL)
         self._tasks.append(self._loop.create_task(probing, name="engine-probe"))
 
     async def close(self) -> None:
@@ -192,10 +192,6 @@ class Shard:
                 self._replicas = len(role[2])
             elif link is keeper.link:
                 keeper.drop("the engine is a replica now")
-
-
-def _probing_failed(error: Exception) -> None:
-    logger.error("the probe failed", exc_info=error)
 
 
 async def _prepare_to_wait(link: Link) -> None:

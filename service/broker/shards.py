@@ -31,7 +31,7 @@ from service.broker.topology import (
     uncovered,
 )
 from service.core.errors import EngineError, EngineUnavailable
-from service.supervision import supervise
+from service.supervision import log_failures, supervise
 
 logger = logging.getLogger("herald.engine")
 
@@ -111,7 +111,13 @@ class Shards:
 
     def start(self) -> None:
         """Begin to look for the Cluster."""
-        self._spawn(supervise(self._run, _map_failed, _TROUBLED_SECONDS))
+        self._spawn(
+            supervise(
+                self._run,
+                log_failures(logger, "the map of the Cluster could not be read"),
+                _TROUBLED_SECONDS,
+            )
+        )
 
     async def close(self) -> None:
         """Drop all links."""
@@ -347,10 +353,6 @@ class Shards:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _map_failed(error: Exception) -> None:
-    logger.error("the map of the Cluster could not be read", exc_info=error)
 
 
 def _at(seeds: Seeds, address: Address) -> Locate:

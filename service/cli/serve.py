@@ -14,7 +14,7 @@ from typing import get_args
 import typer
 
 from service.app.credentials import build_verifiers, check_for_production, mint_token, plain_key
-from service.app.node import Node, log_policy
+from service.app.node import Node, allowed_origins, log_policy
 from service.app.playground import open_playground
 from service.app.run import run
 from service.app.server import Sockets
@@ -22,7 +22,6 @@ from service.broker.broker import Broker
 from service.broker.embedded import EmbeddedEngine
 from service.broker.endpoint import parse_engine_url
 from service.core.errors import EngineError, EngineUnavailable, InvalidInput
-from service.edge.origins import parse_origins
 from service.settings import PREFIX, SECRETS, Settings, SettingsError, load_settings
 from service.telemetry.logs import configure_logging
 
@@ -88,10 +87,7 @@ def check() -> None:
     configure_logging(settings.log_level, settings.log_format)
     check_for_production(settings)
     build_verifiers(settings)
-    try:
-        parse_origins(list(settings.allowed_origins))
-    except InvalidInput as error:
-        raise SettingsError([f"HERALD_ALLOWED_ORIGINS has a bad value: {error}."]) from None
+    allowed_origins(settings)
     # Of the engine one sentence at the end says it all.
     configure_logging("error", settings.log_format)
     trouble = asyncio.run(_engine_trouble(settings))
